@@ -1,0 +1,108 @@
+"""The one place where everything is put together: registry, cache, models and engine out of settings."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from graphengine import engine, plugins
+from graphengine.cache import Cache
+from graphengine.node import Node
+from graphengine.registry import Registry
+from graphengine.settings import Settings
+from graphengine.store.disk import DiskStore
+from graphengine.workflow import Workflow
+
+
+class Models:
+    """The weights of an engine, behind a door that opens on first use: importing them costs seconds."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._memory: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._memory is None:
+            memory = importlib.import_module("graphengine.models.memory")
+            self._memory = memory.ModelMemory(self._settings)
+        return getattr(self._memory, name)
+
+
+class Engine(engine.Engine):
+    """An engine with the built-in nodes, every plugin that is found, and `nodes` of the caller's own.
+
+        with Engine(nodes=[Fade]) as engine:
+            outputs = engine.submit("workflow.json", inputs={"seed": 3}).result()
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[type[Node]] = (),
+        settings: Settings | None = None,
+        cached: bool = True,
+        **overrides: Any,
+    ):
+        settings = settings or Settings.load(**overrides)
+        registry = make_registry(settings, nodes)
+        super().__init__(
+            registry,
+            settings,
+            make_cache(settings) if cached else None,
+            Models(settings),
+            workflow_finder(settings),
+        )
+
+
+def make_registry(settings: Settings, nodes: Iterable[type[Node]] = ()) -> Registry:
+    """Built-in nodes, plugins, and `nodes` of the caller."""
+    registry = Registry()
+    plugins.load(registry, settings)
+    registry.extend(nodes)
+    return registry
+
+
+def make_cache(settings: Settings) -> Cache:
+    """Memory tier, and a disk tier unless its budget is zero."""
+    disk = DiskStore(settings.cache_folder, settings.disk_budget) if settings.disk_budget else None
+    return Cache(settings.memory_budget, disk)
+
+
+def workflow_finder(settings: Settings) -> engine.FindWorkflow:
+    """Finds workflows that are used as nodes: `workflow.NAME` is `NAME.json` in the input folder's `workflows`."""
+    known: dict[str, Workflow | None] = {}
+
+    def find(name: str) -> Workflow | None:
+        if name not in known and name.replace("_", "").replace("-", "").isalnum():
+            folders = (settings.input_folder, settings.input_folder / "workflows", bundled_workflows())
+            paths = [folder / f"{name}.json" for folder in folders]
+            found = next((path for path in paths if path.is_file()), None)
+            known[name] = Workflow.load(found) if found else None
+        return known.get(name)
+
+    return find
+
+
+def bundled_workflows() -> Path:
+    """The folder of the workflows that come with the project: inside a wheel, or beside the package in a checkout."""
+    here = Path(__file__).parent
+    inside = here / "workflows"
+    return inside if inside.is_dir() else here.parent / "workflows"
+
+
+def run(workflow: Any, /, **inputs: Any) -> dict[str, Any]:
+    """Run a workflow and return its declared outputs by name.
+
+        pictures = graphengine.run("workflows/text_to_image.json", prompt="a red star", seed=3)["image"]
+
+    Raises:
+        GraphError: the workflow cannot run; NodeError: a node failed.
+    """
+    with Engine() as engine:
+        return engine.submit(workflow, inputs).result()
+
+
+__all__ = ["Engine", "Models", "make_cache", "make_registry", "run", "workflow_finder"]

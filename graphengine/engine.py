@@ -1,0 +1,300 @@
+"""Runs in flight: submit a workflow, follow its events, take its outputs, cancel it.
+
+Each run walks its plan in a thread of its own; the runs share the cache (single-flight) and take turns on the
+device lane.  A workflow that was seen before is not checked again: only what differs from last time is.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from graphengine import events
+from graphengine.cache import Cache
+from graphengine.errors import Cancelled, GraphEngineError, GraphError, NodeError, Problem, did_you_mean
+from graphengine.executor import Execution, Tools, note_name
+from graphengine.fingerprint import Fingerprinter, Keys, parts
+from graphengine.graph import FindWorkflow, Graph
+from graphengine.plan import Plan
+from graphengine.registry import Registry
+from graphengine.settings import Settings, package_versions
+from graphengine.workflow import Workflow
+
+Status = Literal["queued", "running", "finished", "failed", "cancelled"]
+RECENT = 32
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a node is a hit or a miss.  `state` is hit, miss or unneeded; `reason` is a sentence."""
+
+    node: str
+    type: str
+    state: Literal["hit", "miss", "unneeded"]
+    reason: str
+
+
+class Run:
+    """One submitted workflow.  All methods may be called from any thread."""
+
+    def __init__(self, workflow: Workflow, inputs: Mapping[str, Any]):
+        self.id = secrets.token_hex(8)
+        self.workflow, self.inputs = workflow, dict(inputs)
+        self.status: Status = "queued"
+        self.journal = events.Journal(self.id)
+        self._cancelled = threading.Event()
+        self._done = threading.Event()
+        self._outputs: dict[str, Any] = {}
+        self._error: BaseException | None = None
+        self.effects: dict[str, dict[str, Any]] = {}
+        self.journal.add(events.Queued, {"workflow": workflow.name})
+
+    def events(self, after: int = -1, timeout: float | None = None) -> Iterator[events.Event]:
+        """Events numbered above `after`, from the first on, until the run has ended."""
+        return self.journal.read(after, timeout)
+
+    def cancel(self) -> None:
+        """Ask the run to stop: a sampler stops within its current step.  Does nothing to a run that has ended."""
+        self._cancelled.set()
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """Declared outputs by name, once the run has finished.
+
+        Raises:
+            GraphError, NodeError: why it failed.  Cancelled: it was cancelled.  TimeoutError: it goes on.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"run {self.id} goes on after {timeout} s")
+        if self._error:
+            raise self._error
+        return self._outputs
+
+    def _end(self, status: Status, model: type[events.Event], **fields: Any) -> None:
+        self.status = status
+        self.journal.add(model, fields)
+        self._done.set()
+
+
+class Engine:
+    """Takes workflows, runs them, keeps what they computed.  Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        cache: Cache | None,
+        models: Any = None,
+        find_workflow: FindWorkflow = lambda name: None,
+    ):
+        self.registry, self.settings, self.cache = registry, settings, cache
+        self.find_workflow = find_workflow
+        self.fingerprinter = Fingerprinter(settings)
+        lanes = {"gpu": threading.Lock()}
+        self._tools = Tools(registry, settings, self.fingerprinter, find_workflow, models, lanes)
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="run")
+        self._recent: OrderedDict[tuple[str, int], tuple[Graph, Keys]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._runs: set[Run] = set()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self, cancel: bool = True) -> None:
+        """Stop: cancel what runs (or let it finish) and wait for it."""
+        if cancel:
+            for run in list(self._runs):
+                run.cancel()
+        self._pool.shutdown(wait=True)
+
+    def submit(
+        self,
+        workflow: Workflow | Mapping[str, Any] | str | Path,
+        inputs: Mapping[str, Any] | None = None,
+        targets: Iterable[str] | None = None,
+    ) -> Run:
+        """Queue a run.  Its faults are told by its events and by `result`, never raised here.
+
+        Raises:
+            GraphError: the document cannot even be read as a workflow.
+        """
+        run = Run(Workflow.load(workflow), inputs or {})
+        self._runs.add(run)
+        wanted = None if targets is None else list(targets)
+        self._pool.submit(self._work, run, wanted)
+        return run
+
+    def _work(self, run: Run, targets: list[str] | None) -> None:
+        started = time.perf_counter()
+        try:
+            run.status = "running"
+            if run._cancelled.is_set():
+                raise Cancelled
+            graph, keys = self.prepare(run.workflow, run.inputs)
+            wanted = graph.select(targets)
+            plan = Plan.make(graph, keys, self.cache, wanted)
+            recipe = _Recipe(self.settings, graph, keys, run.inputs)
+            execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, recipe)
+            values = execution.execute(plan)
+            run._outputs = {
+                name: values[position][port]
+                for name, (position, port) in graph.outputs.items()
+                if position in values
+            }
+            tasks = graph.tasks
+            run.effects = {tasks[p].id: v for p, v in values.items() if tasks[p].info.facts.effect}
+            run._end("finished", events.RunFinished, seconds=time.perf_counter() - started)
+        except Cancelled as error:
+            run._error = error
+            run._end("cancelled", events.RunCancelled)
+        except BaseException as error:
+            run._error = error
+            run._end("failed", events.RunFailed, problems=[p.document() for p in _problems(error)])
+        finally:
+            self._runs.discard(run)
+
+    def prepare(self, workflow: Workflow, inputs: Mapping[str, Any] | None = None) -> tuple[Graph, Keys]:
+        """Bind the inputs, check everything, make the keys.  Raises GraphError with every problem."""
+        bound = bind(workflow, inputs or {})
+        place = (bound.name, len(bound.nodes))
+        with self._lock:
+            recent = self._recent.get(place)
+        made = self._prepare_again(bound, *recent) if recent else None
+        if made is None:
+            graph = Graph.build(bound, self.registry, self.find_workflow)
+            made = graph, self.fingerprinter.keys(graph)
+        with self._lock:
+            self._recent[place] = made
+            self._recent.move_to_end(place)
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
+        return made
+
+    def _prepare_again(self, workflow: Workflow, graph: Graph, keys: Keys) -> tuple[Graph, Keys] | None:
+        changed = graph.changed(workflow, self.registry)
+        if changed is None:
+            return None
+        return changed[0], self.fingerprinter.rekey(keys, *changed)
+
+    def explain(
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        targets: Iterable[str] | None = None,
+    ) -> list[Explanation]:
+        """For every node, in order: would it be computed, and why.  Runs nothing."""
+        graph, keys = self.prepare(workflow, inputs)
+        plan = Plan.make(graph, keys, self.cache, graph.select(targets))
+        misses = set(plan.work)
+        told = []
+        for position, task in enumerate(graph.tasks):
+            state: Literal["hit", "miss", "unneeded"]
+            if position in plan.hits:
+                state, reason = "hit", "its outputs are in the cache."
+            elif position not in misses:
+                state, reason = "unneeded", "nothing that has to be computed reads it."
+            else:
+                state, reason = "miss", self._why(graph, keys, position, misses)
+            told.append(Explanation(task.id, task.info.name, state, reason))
+        return told
+
+    def _why(self, graph: Graph, keys: Keys, position: int, misses: set[int]) -> str:
+        task = graph.tasks[position]
+        if not task.info.facts.cached:
+            return "this type of node is never cached."
+        before = None
+        if self.cache and self.cache.disk:
+            before = self.cache.disk.noted(note_name(graph.workflow, task.id))
+        if before is None:
+            sources = sorted({graph.tasks[w.source].id for w in task.wires if w.source in misses})
+            behind = f"; it waits for {', '.join(sources)}" if sources else ""
+            return f"it has not been computed and kept before{behind}."
+        now = parts(task, keys, position)
+        differences = [*_differences(before, now)]
+        if differences:
+            return "; ".join(differences) + "."
+        if task.info.facts.effect and self.cache and self.cache.where(keys.keys[position]):
+            return "what it wrote is not there any more."
+        kept = self.cache.where(keys.keys[position]) if self.cache else None
+        if kept is None and task.info.type.facts == task.info.facts and before.get("identity") not in (None, now.get("identity")):
+            return "the code of the node, its plugin or the numeric settings changed."
+        return "its outputs were computed before but are not kept (handles on models never are, old entries make room)."
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    if before["type"] != now["type"]:
+        yield f"its type changed from {before['type']} to {now['type']}"
+    for section in ("inputs", "outside"):
+        old, new = before[section], now[section]
+        for name in [*new, *(name for name in old if name not in new)]:
+            if old.get(name) == new.get(name):
+                continue
+            if isinstance(new.get(name), dict) and isinstance(old.get(name), dict) and "key" in new[name]:
+                yield f"{name} comes from {new[name]['from']}, which changed"
+            else:
+                yield f"{name} changed from {_shown(old, name)} to {_shown(new, name)}"
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    if name not in values:
+        return "unset"
+    text = repr(values[name])
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def bind(workflow: Workflow, inputs: Mapping[str, Any]) -> Workflow:
+    """The workflow with its declared inputs set.  Raises GraphError naming inputs that it does not declare."""
+    if not inputs:
+        return workflow
+    problems, values = [], {}
+    for name, value in inputs.items():
+        declared = workflow.inputs.get(name)
+        if declared is None:
+            hint = did_you_mean(name, workflow.inputs)
+            problems.append(Problem("unknown_input", f"the workflow declares no input {name!r}.", hint=hint))
+            continue
+        values |= {(link.node, link.port): value for link in declared.to if link.node in workflow.nodes}
+    if problems:
+        raise GraphError(problems)
+    return workflow.with_inputs(values)
+
+
+def _problems(error: BaseException) -> Iterable[Problem]:
+    if isinstance(error, GraphError):
+        return error.problems
+    if isinstance(error, NodeError):
+        return [error.problem]
+    kind = "" if isinstance(error, GraphEngineError) else f"{type(error).__name__}: "
+    return [Problem("engine", f"{kind}{error}")]
+
+
+class _Recipe:
+    """Makes the recipe of a run when a node asks for it: what is needed to make its pictures again."""
+
+    def __init__(self, settings: Settings, graph: Graph, keys: Keys, inputs: Mapping[str, Any]):
+        self._parts = (settings, graph, keys, inputs)
+
+    def __call__(self) -> dict[str, Any]:
+        settings, graph, keys, inputs = self._parts
+        outside = {graph.tasks[p].id: json.loads(facts) for p, facts in keys.outside.items()}
+        return {
+            "graphengine": 1,
+            "workflow": graph.workflow.document(),
+            "inputs": dict(inputs),
+            "outside": {node: facts for node, facts in outside.items() if facts},
+            "packages": package_versions(),
+            "numerics": settings.numerics(),
+        }
+
+
+__all__ = ["Engine", "Explanation", "Run", "bind"]

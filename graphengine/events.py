@@ -1,0 +1,138 @@
+"""What a run tells its listeners: frozen models, one line of JSON each.
+
+The executor appends bare tuples to the run's journal, because making a model costs as much as a trivial node;
+`Journal.read` turns them into models when somebody listens.  Every event keeps its number, so a listener that
+comes late or comes back reads on from any point.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Event(BaseModel):
+    """The common part: which run, its number within the run (from 0), and seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    event: str
+    run: str
+    seq: int
+    time: float
+
+
+class Queued(Event):
+    event: Literal["queued"] = "queued"
+    workflow: str = ""
+
+
+class Planned(Event):
+    """`hits` came from the cache, `work` will be computed; what neither names is not needed."""
+
+    event: Literal["planned"] = "planned"
+    hits: list[str]
+    work: list[str]
+
+
+class NodeStarted(Event):
+    event: Literal["node_started"] = "node_started"
+    node: str
+
+
+class NodeProgress(Event):
+    """`done` of `total`; `preview` is an Image that shows the state, or None."""
+
+    event: Literal["node_progress"] = "node_progress"
+    node: str
+    done: int
+    total: int
+    preview: Any = None
+
+
+class NodeFinished(Event):
+    event: Literal["node_finished"] = "node_finished"
+    node: str
+    seconds: float
+
+
+class NodeFailed(Event):
+    event: Literal["node_failed"] = "node_failed"
+    node: str
+    problem: dict[str, str]
+
+
+class RunFinished(Event):
+    event: Literal["run_finished"] = "run_finished"
+    seconds: float
+
+
+class RunFailed(Event):
+    event: Literal["run_failed"] = "run_failed"
+    problems: list[dict[str, str]]
+
+
+class RunCancelled(Event):
+    event: Literal["run_cancelled"] = "run_cancelled"
+
+
+TERMINAL = (RunFinished, RunFailed, RunCancelled)
+
+
+class Journal:
+    """The events of one run, in order: appended by one thread, read by any number.
+
+    Glossary: `_entries` are tuples (model, seconds since the epoch, fields), or None for progress that was
+    overtaken; `_ended` is set by a terminal event, after which nothing is added.
+    """
+
+    def __init__(self, run: str):
+        self.run = run
+        self._entries: list[tuple[type[Event], float, dict[str, Any]]] = []
+        self._waiting = 0
+        self._changed = threading.Condition()
+        self._ended = False
+
+    def add(self, model: type[Event], fields: dict[str, Any]) -> None:
+        """Append one event.  Wakes listeners only when there are any."""
+        self._entries.append((model, time.time(), fields))
+        if model in TERMINAL:
+            self._ended = True
+        if self._waiting or self._ended:
+            with self._changed:
+                self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def read(self, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
+        """Events with a number above `after`, waiting for new ones until the run has ended.
+
+        Stops early when nothing new came for `timeout` seconds.
+        """
+        position = after + 1
+        while True:
+            while position < len(self._entries):
+                model, moment, fields = self._entries[position]
+                yield model(run=self.run, seq=position, time=moment, **fields)
+                position += 1
+            if self._ended and position >= len(self._entries):
+                return
+            with self._changed:
+                self._waiting += 1
+                try:
+                    fresh = self._changed.wait_for(
+                        lambda: position < len(self._entries) or self._ended, timeout
+                    )
+                finally:
+                    self._waiting -= 1
+            if not fresh:
+                return

@@ -1,0 +1,434 @@
+"""Walk one plan: build each node, run it, check and cache what it gives, free what nobody reads any more.
+
+One thread walks a run from a list of jobs; nothing recurses, however the graph is built:
+
+    a mapped node    becomes one job per item and a last one that gathers them
+    a lazy input     stops its node (`Pending`); the jobs it needs go on top, then the node once more
+    an expansion     a node that returns a fragment gets a frame of its own on the stack; the fragment's outputs
+                     are delivered as the node's
+
+Glossary
+    frame    a graph being walked: its plan, its jobs (last first), its values by position
+    job      (position, item): item PLAIN for an ordinary node, GATHER for the end of a mapped one, else its number
+    lane     a lock per device: device work of all runs takes turns, other work overlaps it
+    origin   what identifies an item of a list, for the key of a mapped node's single run
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from graphengine import events
+from graphengine.cache import DISK_SECONDS, Cache
+from graphengine.errors import Cancelled, GraphError, NodeError, Problem
+from graphengine.fingerprint import Fingerprinter, digest, parts
+from graphengine.graph import FindWorkflow, Given, Graph, Task, Wire
+from graphengine.guard import Guard
+from graphengine.node import Context
+from graphengine.plan import Plan
+from graphengine.ports import Feed, Lazy, Pending, Port
+from graphengine.registry import Registry
+from graphengine.settings import Settings
+from graphengine.values import Image
+from graphengine.workflow import Link, NodeSpec, Workflow
+
+logger = logging.getLogger(__name__)
+PLAIN, GATHER = -1, -2
+Job = tuple[int, int]
+Outputs = dict[str, Any]
+
+
+@dataclass
+class Spread:
+    """A mapped node on its way: how many items, and what has been gathered."""
+
+    count: int
+    results: list[Outputs]
+    keys: list[bytes]
+    started: float
+
+
+@dataclass
+class Frame:
+    """A graph being walked."""
+
+    plan: Plan
+    jobs: list[Job]
+    values: dict[int, Outputs]
+    prefix: str = ""
+    parent: tuple[Frame, Job, bytes, float] | None = None
+    spreads: dict[int, Spread] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every run of an engine shares."""
+
+    registry: Registry
+    settings: Settings
+    fingerprinter: Fingerprinter
+    find_workflow: FindWorkflow
+    models: Any
+    lanes: Mapping[str, threading.Lock]
+
+
+class Execution:
+    """One run being executed.  `execute` returns the values of the plan's wanted positions."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        cache: Cache | None,
+        journal: events.Journal,
+        cancelled: Callable[[], bool],
+        recipe: Callable[[], dict[str, Any]],
+    ):
+        self.tools, self.cache, self.journal = tools, cache, journal
+        self.cancelled, self.recipe = cancelled, recipe
+        self._item = (0, 1)
+        self._frames: list[Frame] = []
+        self._claimed: set[bytes] = set()
+
+    def execute(self, plan: Plan) -> dict[int, Outputs]:
+        """Compute what is wanted.  Raises NodeError, or Cancelled; claims are given back in any case."""
+        root = self._frame(plan, "")
+        self._frames = [root]
+        try:
+            while self._frames:
+                frame = self._frames[-1]
+                if frame.jobs:
+                    self.check()
+                    self._do(frame, frame.jobs.pop())
+                else:
+                    self._frames.pop()
+                    self._deliver(frame)
+        finally:
+            if self.cache:
+                for key in self._claimed:
+                    self.cache.settle(key)
+        return {position: root.values[position] for position in plan.wanted}
+
+    def check(self) -> None:
+        if self.cancelled():
+            raise Cancelled
+
+    def _frame(self, plan: Plan, prefix: str) -> Frame:
+        tasks = plan.graph.tasks
+        hits = [prefix + tasks[position].id for position in plan.hits]
+        work = [prefix + tasks[position].id for position in plan.work]
+        self.journal.add(events.Planned, {"hits": hits, "work": work})
+        return Frame(plan, [(p, PLAIN) for p in reversed(plan.work)], dict(plan.hits), prefix)
+
+    # One job
+
+    def _do(self, frame: Frame, job: Job) -> None:
+        position, item = job
+        task = frame.plan.graph.tasks[position]
+        if item == GATHER:
+            self._gather(frame, position, task)
+            return
+        if task.mapped and item == PLAIN:
+            self._spread(frame, position, task)
+            return
+        key = frame.plan.keys.keys[position] if item == PLAIN else self._item_key(frame, position, item)
+        cached = self.cache is not None and task.info.facts.cached
+        if cached:
+            found = self.cache.claim(key, self.check)  # pyright: ignore[reportOptionalMemberAccess]
+            if found is None and item != PLAIN:
+                found = self.cache.get(key)  # pyright: ignore[reportOptionalMemberAccess]
+            if found is not None and not task.info.facts.effect:
+                self.cache.settle(key)  # pyright: ignore[reportOptionalMemberAccess]
+                self._keep(frame, job, task, found, key)
+                return
+            self._claimed.add(key)
+        started = time.perf_counter()
+        if item == PLAIN:
+            self.journal.add(events.NodeStarted, {"node": frame.prefix + task.id})
+        try:
+            result = self._run(frame, task, item)
+        except Pending as pending:
+            self._release(key)
+            self._fetch(frame, job, task, pending.name)
+            return
+        if isinstance(result, Workflow):
+            self._expand(frame, job, task, result, (key, started))
+            return
+        self._finish(frame, job, task, result.__dict__, (key, started))
+
+    def _release(self, key: bytes) -> None:
+        if key in self._claimed and self.cache:
+            self._claimed.discard(key)
+            self.cache.settle(key)
+
+    def _run(self, frame: Frame, task: Task, item: int) -> Any:
+        """Build the node, run it in its lane, and check that what comes out is what it declares."""
+        info = task.info
+        name = frame.prefix + task.id
+        try:
+            inputs = self._inputs(frame, task, item)
+            try:
+                node = info.build(inputs)
+            except ValidationError as error:
+                raise self._fail(name, _wrong_input(name, error), error) from error
+            guard = Guard(inputs) if info.plugin != "graphengine" else None
+            tools = self.tools
+            context = Context(
+                name, tools.settings, tools.models, self.recipe, self._report, self.cancelled, tools.find_workflow
+            )
+            lane = self.tools.lanes.get(info.facts.lane)
+            if lane is None:
+                result = node.run(context)
+            else:
+                self._enter(lane)
+                try:
+                    result = node.run(context)
+                finally:
+                    lane.release()
+            if guard and (changed := guard.changed()):
+                self._distrust(frame, task)
+                message = f"{info.name} changed its input {changed!r} in place; the run stops and the value is forgotten."
+                raise self._fail(name, Problem("mutation", message, name, changed, "Copy it first."), None)
+        except (NodeError, Cancelled, Pending, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            logger.debug("node %s failed", name, exc_info=True)
+            message = f"{info.name} failed: {_sentence(error)}"
+            raise self._fail(name, Problem("node_failed", message, name), error) from error
+        if not isinstance(result, info.type.Outputs | Workflow):
+            message = f"{info.name} must return its Outputs, got {type(result).__name__}."
+            raise self._fail(name, Problem("wrong_output", message, name, hint="return self.Outputs(...)"), None)
+        return result
+
+    def _enter(self, lane: threading.Lock) -> None:
+        while not lane.acquire(timeout=0.05):
+            self.check()
+
+    def _fail(self, name: str, problem: Problem, error: BaseException | None) -> NodeError:
+        self.journal.add(events.NodeFailed, {"node": name, "problem": problem.document()})
+        return NodeError(problem)
+
+    def _report(self, node: str, done: int, total: int, preview: Image | None) -> None:
+        number, count = self._item
+        fields = {"done": number * total + done, "total": count * total}
+        self.journal.add(events.NodeProgress, {"node": node, **fields, "preview": preview})
+
+    def _distrust(self, frame: Frame, task: Task) -> None:
+        """A node wrote into its inputs: what the cache holds of them in memory is wrong now."""
+        if self.cache:
+            keys = frame.plan.keys.keys
+            self.cache.forget([keys[wire.source] for wire in task.wires if wire.source >= 0])
+
+    # Inputs
+
+    def _value(self, frame: Frame, wire: Wire) -> Any:
+        if wire.source < 0:
+            return frame.plan.graph.given[wire.port].value
+        return frame.values[wire.source][wire.port]
+
+    def _inputs(self, frame: Frame, task: Task, item: int) -> dict[str, Any]:
+        inputs = dict(task.literals)
+        for name, items in task.lists:
+            inputs[name] = list(items)
+        for wire in task.wires:
+            if wire.lazy and wire.source >= 0 and wire.source not in frame.values:
+                inputs[wire.input] = Lazy(wire.input)
+                continue
+            value = self._value(frame, wire)
+            if wire.feed is Feed.MAP:
+                value = value[item]
+            elif wire.feed is Feed.WRAP:
+                value = [value]
+            if wire.slot is None:
+                inputs[wire.input] = value
+            else:
+                inputs[wire.input][wire.slot] = value
+        for name in task.info.lazy:
+            if name in inputs and not isinstance(inputs[name], Lazy):
+                inputs[name] = Lazy(name, inputs[name], ready=True)
+        return inputs
+
+    def _fetch(self, frame: Frame, job: Job, task: Task, name: str) -> None:
+        """A lazy input is wanted: compute what it depends on, then run the node again."""
+        sources = [wire.source for wire in task.wires if wire.input == name]
+        known = set(frame.values)
+        work = frame.plan.pull(sources, self.cache)
+        for position, outputs in frame.plan.hits.items():
+            if position not in known:
+                frame.values[position] = outputs
+        frame.jobs.append(job)
+        frame.jobs += [(position, PLAIN) for position in reversed(work) if position not in known]
+
+    # Mapping
+
+    def _spread(self, frame: Frame, position: int, task: Task) -> None:
+        lists = {w.input: len(self._value(frame, w)) for w in task.wires if w.feed is Feed.MAP}
+        name = frame.prefix + task.id
+        self.journal.add(events.NodeStarted, {"node": name})
+        if len(set(lists.values())) > 1:
+            told = ", ".join(f"{key} has {count}" for key, count in lists.items())
+            message = f"the lists that it runs over differ in length: {told}."
+            raise self._fail(name, Problem("lengths", message, name), None)
+        count = next(iter(lists.values()))
+        frame.spreads[position] = Spread(count, [], [], time.perf_counter())
+        frame.jobs.append((position, GATHER))
+        frame.jobs += [(position, item) for item in reversed(range(count))]
+
+    def _item_key(self, frame: Frame, position: int, item: int) -> bytes:
+        """The key of one run of a mapped node: that of the same node fed with this item alone."""
+        task = frame.plan.graph.tasks[position]
+        self._item = (item, frame.spreads[position].count)
+        upstream = [self._origin(frame, wire, item) for wire in task.wires]
+        outside = frame.plan.keys.outside.get(position, b"")
+        return self.tools.fingerprinter.key(task, outside + b"item", upstream)
+
+    def _origin(self, frame: Frame, wire: Wire, item: int) -> bytes:
+        if wire.source < 0:
+            base = frame.plan.graph.given[wire.port].key
+        else:
+            base = frame.plan.keys.keys[wire.source]
+        if wire.feed is not Feed.MAP:
+            return base
+        value = self._value(frame, wire)[item]
+        if isinstance(value, int | float | str | bool):
+            return digest(repr(value).encode())
+        spread = frame.spreads.get(wire.source)
+        return spread.keys[item] if spread else digest(base, wire.port.encode(), str(item).encode())
+
+    def _gather(self, frame: Frame, position: int, task: Task) -> None:
+        spread = frame.spreads[position]
+        self._item = (0, 1)
+        outputs = {port: [result[port] for result in spread.results] for port in task.info.outputs}
+        key = frame.plan.keys.keys[position]
+        if self.cache and task.info.facts.cached:
+            self.cache.settle(key, outputs)
+            self._record(frame, position, task, outputs, (key, time.perf_counter() - spread.started))
+        self._settle(frame, position, task, outputs)
+        seconds = time.perf_counter() - spread.started
+        self.journal.add(events.NodeFinished, {"node": frame.prefix + task.id, "seconds": seconds})
+
+    # Results
+
+    def _finish(self, frame: Frame, job: Job, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
+        key, started = claim
+        seconds = time.perf_counter() - started
+        if key in self._claimed:
+            self._claimed.discard(key)
+            self.cache.settle(key, outputs)  # pyright: ignore[reportOptionalMemberAccess] - claimed only with a cache
+            self._record(frame, job[0], task, outputs, (key, seconds))
+        self._keep(frame, job, task, outputs, key)
+        if job[1] == PLAIN:
+            self.journal.add(events.NodeFinished, {"node": frame.prefix + task.id, "seconds": seconds})
+
+    def _record(self, frame: Frame, position: int, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
+        """To disk with it, when it was worth computing only once, and note what its key was made of."""
+        key, seconds = claim
+        cache = self.cache
+        if cache is None or cache.disk is None or (seconds < DISK_SECONDS and not task.info.facts.effect):
+            return
+        made_of = parts(task, frame.plan.keys, position)
+        notes = {"node": task.info.name, "seconds": round(seconds, 4), "parts": made_of}
+        if cache.store(key, outputs, notes) or not task.info.facts.effect:
+            cache.disk.note(note_name(frame.plan.graph.workflow, frame.prefix + task.id), made_of)
+
+    def _keep(self, frame: Frame, job: Job, task: Task, outputs: Outputs, key: bytes) -> None:
+        position, item = job
+        if item == PLAIN:
+            self._settle(frame, position, task, outputs)
+            return
+        spread = frame.spreads[position]
+        spread.results.append(outputs)
+        spread.keys.append(key)
+        fields = {"done": item + 1, "total": spread.count, "preview": None}
+        self.journal.add(events.NodeProgress, {"node": frame.prefix + task.id, **fields})
+
+    def _settle(self, frame: Frame, position: int, task: Task, outputs: Outputs) -> None:
+        """Keep a node's outputs as long as somebody will read them, and let go of what it read last."""
+        values, readers, wanted = frame.values, frame.plan.readers, frame.plan.wanted
+        values[position] = outputs
+        for wire in task.wires:
+            source = wire.source
+            if source >= 0:
+                left = readers[source] = readers[source] - 1
+                if left <= 0 and source not in wanted:
+                    values.pop(source, None)
+
+    # Expansion
+
+    def _expand(self, frame: Frame, job: Job, task: Task, fragment: Workflow, claim: tuple[bytes, float]) -> None:
+        name = frame.prefix + task.id
+        missing = [port for port in task.info.outputs if port not in fragment.outputs]
+        if missing:
+            message = f"the fragment that {task.info.name} returned has no output {missing[0]!r}."
+            raise self._fail(name, Problem("wrong_output", message, name), None)
+        bound, given = self._bind(frame, job, task, fragment)
+        try:
+            graph = Graph.build(bound, self.tools.registry, self.tools.find_workflow, given)
+            keys = self.tools.fingerprinter.keys(graph)
+        except GraphError as error:
+            message = f"the fragment that {task.info.name} returned cannot run: {error.problems[0]}"
+            raise self._fail(name, Problem("fragment", message, name), error) from error
+        plan = Plan.make(graph, keys, self.cache, {position for position, _ in graph.outputs.values()})
+        inner = self._frame(plan, f"{name}/")
+        inner.parent = (frame, job, *claim)
+        self._frames.append(inner)
+
+    def _bind(self, frame: Frame, job: Job, task: Task, fragment: Workflow) -> tuple[Workflow, dict[str, Given]]:
+        """Feed a fragment's declared inputs from the node's inputs of the same name."""
+        values: dict[Link, Any] = {}
+        given: dict[str, Given] = {}
+        wires = {wire.input: wire for wire in task.wires if wire.slot is None}
+        for name, declared in fragment.inputs.items():
+            if name in wires:
+                wire = wires[name]
+                port = task.info.inputs[name].port
+                value = self._inputs(frame, task, job[1])[name]
+                key = digest(self._origin(frame, wire, max(job[1], 0)), wire.port.encode())
+                given[name] = Given(Port(port.type, port.many or isinstance(value, list)), key, value)
+                values |= {link: Link(name, "given") for link in declared.to}
+            elif name in task.literals:
+                values |= {link: task.literals[name] for link in declared.to}
+        nodes = {
+            node: NodeSpec(spec.type, spec.inputs | {l.port: v for l, v in values.items() if l.node == node})
+            for node, spec in fragment.nodes.items()
+        }
+        return Workflow(nodes, fragment.name, outputs=fragment.outputs), given
+
+    def _deliver(self, frame: Frame) -> None:
+        """A fragment is through: its outputs are those of the node that returned it."""
+        if frame.parent is None:
+            return
+        above, job, key, started = frame.parent
+        task = above.plan.graph.tasks[job[0]]
+        outputs = {n: frame.values[p][port] for n, (p, port) in frame.plan.graph.outputs.items()}
+        name = above.prefix + task.id
+        try:
+            checked = task.info.type.Outputs(**{n: outputs[n] for n in task.info.outputs})
+        except ValidationError as error:
+            raise self._fail(name, _wrong_input(name, error), error) from error
+        self._finish(above, job, task, checked.__dict__, (key, started))
+
+
+def note_name(workflow: Workflow, node: str) -> str:
+    """The name under which it is noted what a node's key was last made of."""
+    return digest(workflow.name.encode(), b"\0", node.encode()).hex()
+
+
+def _wrong_input(name: str, error: ValidationError) -> Problem:
+    first = error.errors(include_url=False)[0]
+    port = ".".join(map(str, first["loc"]))
+    return Problem("wrong_value", f"{first['msg']}, got {first['input']!r:.60}.", name, port)
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip() or "no reason given"
+    kind = type(error).__name__
+    plain = kind in ("ValueError", "AssetError", "CheckpointError", "RuntimeError")
+    told = text if plain else f"{kind}: {text}"
+    return told if told.endswith((".", "!", "?")) else told + "."

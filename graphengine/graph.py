@@ -1,0 +1,374 @@
+"""From a workflow and a registry to a checked graph, or to every reason why it cannot run.
+
+`Graph.build` walks the nodes a constant number of times and never recurses, so a chain of 100,000 is as good as
+one of ten.  The result is a list of tasks in topological order; a task knows its upstream tasks by position.
+
+Glossary
+    task       one node, checked: its NodeInfo, its literals (validated), its wires
+    wire       one link into an input: which task, which port, how it feeds, and its slot in a list of links
+    given      a value that comes from outside the graph (a fragment's inputs): it has a key and no task
+    target     a task whose outputs are wanted: declared outputs, effects, or what the caller names
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from graphengine.errors import GraphError, Problem, did_you_mean
+from graphengine.node import Input, NodeInfo
+from graphengine.ports import Feed, Port, feed
+from graphengine.registry import Registry
+from graphengine.subgraph import flatten
+from graphengine.workflow import Link, NodeSpec, Workflow
+
+FindWorkflow = Callable[[str], Workflow | None]
+
+
+class Wire(NamedTuple):
+    """One link into an input."""
+
+    input: str
+    source: int
+    port: str
+    feed: Feed
+    slot: int | None
+    lazy: bool
+
+
+class Given(NamedTuple):
+    """A value from outside: its type, its cache key, and itself."""
+
+    port: Port
+    key: bytes
+    value: Any
+
+
+@dataclass(slots=True)
+class Task:
+    """One node, checked.  `static` is the part of its cache key that does not depend on anything upstream."""
+
+    id: str
+    info: NodeInfo
+    literals: dict[str, Any]
+    wires: tuple[Wire, ...]
+    static: bytes
+    mapped: bool = False
+    lists: tuple[tuple[str, list[Any]], ...] = ()
+
+
+@dataclass
+class Graph:
+    """A workflow that can run.  `tasks` is in topological order; `index` finds a task by its node's id."""
+
+    workflow: Workflow
+    tasks: list[Task]
+    index: dict[str, int]
+    outputs: dict[str, tuple[int, str]]
+    targets: list[int]
+    given: dict[str, Given] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        workflow: Workflow,
+        registry: Registry,
+        find_workflow: FindWorkflow = lambda name: None,
+        given: Mapping[str, Given] | None = None,
+    ) -> Graph:
+        """Check a workflow against the registry.
+
+        Raises:
+            GraphError: with every problem, each naming its node and port.
+        """
+        return _Builder(registry, dict(given or {})).build(flatten(workflow, find_workflow))
+
+    def changed(self, workflow: Workflow, registry: Registry) -> tuple[Graph, list[int]] | None:
+        """The graph of a workflow that differs from this one's in literals only, and the tasks that changed.
+
+        None when more has changed; then build anew.  Raises GraphError like `build`.
+        """
+        if self.given or workflow.outputs != self.workflow.outputs:
+            return None
+        before = self.workflow.nodes
+        if before.keys() != workflow.nodes.keys():
+            return None
+        different = [name for name, spec in workflow.nodes.items() if before[name] != spec]
+        if not all(_same_links(before[n], workflow.nodes[n]) for n in different):
+            return None
+        if any(name not in self.index for name in different):
+            return None
+        builder = _Builder(registry, {})
+        tasks, positions = self.tasks.copy(), []
+        for name in different:
+            position = self.index[name]
+            old = tasks[position]
+            literals = builder.literals(name, old.info, workflow.nodes[name].inputs)
+            static = _static(old.info, literals, old.wires)
+            tasks[position] = Task(name, old.info, literals, old.wires, static, old.mapped, old.lists)
+            positions.append(position)
+        if builder.problems:
+            raise GraphError(builder.problems)
+        graph = Graph(workflow, tasks, self.index, self.outputs, self.targets)
+        return graph, sorted(positions)
+
+    def select(self, targets: Iterable[str] | None) -> list[int]:
+        """Positions of the wanted tasks; names are node ids or declared outputs.  None means all of them.
+
+        Raises:
+            GraphError: a name that is neither.
+        """
+        if targets is None:
+            return self.targets
+        chosen, problems = [], []
+        for name in targets:
+            node = name.split(".")[0]
+            if name in self.outputs:
+                chosen.append(self.outputs[name][0])
+            elif node in self.index:
+                chosen.append(self.index[node])
+            else:
+                hint = did_you_mean(name, [*self.outputs, *self.index])
+                problems.append(Problem("unknown_target", f"there is no node or output {name!r}.", hint=hint))
+        if problems:
+            raise GraphError(problems)
+        return sorted(set(chosen))
+
+
+def _same_links(old: NodeSpec, new: NodeSpec) -> bool:
+    if old.type != new.type or old.inputs.keys() != new.inputs.keys():
+        return False
+    return all(
+        old.inputs[key] == value
+        or not (_has_link(value) or _has_link(old.inputs[key]))
+        for key, value in new.inputs.items()
+    )
+
+
+def _has_link(value: Any) -> bool:
+    return isinstance(value, Link) or (isinstance(value, list) and any(isinstance(v, Link) for v in value))
+
+
+def _static(info: NodeInfo, literals: dict[str, Any], wires: tuple[Wire, ...]) -> bytes:
+    """Literals and the shape of the wiring as bytes.  `repr` tells 1 from 1.0, "1" and True, and orders nothing."""
+    inputs = info.inputs
+    parts = [f"{k}={_canonical(v)}" for k, v in literals.items() if inputs[k].in_key]
+    if len(parts) > 1:
+        parts.sort()
+    for wire in wires:
+        if inputs[wire.input].in_key:
+            parts.append(f"{wire.input}<{wire.port}/{wire.slot}")
+    return "\0".join(parts).encode("utf-8", "surrogatepass")
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k!r}:{_canonical(value[k])}" for k in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    return repr(value)
+
+
+class _Builder:
+    """Collects problems while it turns specs into tasks."""
+
+    def __init__(self, registry: Registry, given: dict[str, Given]):
+        self.registry, self.given = registry, given
+        self.problems: list[Problem] = []
+
+    def build(self, flat: tuple[Workflow, list[Problem]]) -> Graph:
+        workflow, problems = flat
+        self.problems += problems
+        infos = self._infos(workflow)
+        order = self._order(workflow, infos)
+        index = {name: position for position, name in enumerate(order)}
+        tasks: list[Task] = []
+        listed: list[bool] = []
+        for name in order:
+            tasks.append(self._task(name, infos[name], workflow.nodes[name].inputs, index, tasks))
+            listed.append(tasks[-1].mapped)
+        self._signature(workflow, infos)
+        if self.problems:
+            raise GraphError(self.problems)
+        outputs = {name: (index[link.node], link.port) for name, link in workflow.outputs.items()}
+        effects = [i for i, task in enumerate(tasks) if task.info.facts.effect and "/" not in task.id]
+        targets = sorted({position for position, _ in outputs.values()} | set(effects))
+        if not targets:
+            targets = _ends(tasks)
+        return Graph(workflow, tasks, index, outputs, targets, self.given)
+
+    def fault(self, code: str, message: str, node: str | None, port: str | None = None, hint: str | None = None) -> None:
+        self.problems.append(Problem(code, message, node, port, hint))
+
+    def _infos(self, workflow: Workflow) -> dict[str, NodeInfo]:
+        infos: dict[str, NodeInfo] = {}
+        for name, spec in workflow.nodes.items():
+            info = self.registry.find(spec.type)
+            if info:
+                infos[name] = info
+            else:
+                self.fault("unknown_type", f"there is no node type {spec.type!r}.", name, hint=self.registry.hint(spec.type))
+        return infos
+
+    def _order(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
+        """Topological order by counting (Kahn 1962); what is left over stands in or behind a cycle."""
+        waiting: dict[str, int] = {}
+        readers: dict[str, list[str]] = {}
+        for name in infos:
+            count = 0
+            for value in workflow.nodes[name].inputs.values():
+                for link in _links(value):
+                    if link.node in infos:
+                        readers.setdefault(link.node, []).append(name)
+                        count += 1
+            waiting[name] = count
+        order = [name for name, count in waiting.items() if not count]
+        for name in order:  # grows while it is walked
+            for reader in readers.get(name, ()):
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    order.append(reader)
+        if len(order) < len(infos):
+            self._cycles(readers, set(infos) - set(order))
+        return order
+
+    def _cycles(self, readers: Mapping[str, list[str]], left: set[str]) -> None:
+        import networkx
+
+        edges = ((s, r) for s in left for r in readers.get(s, ()) if r in left)
+        graph = networkx.DiGraph(edges)
+        for component in networkx.strongly_connected_components(graph):
+            start = min(component)
+            if len(component) > 1 or graph.has_edge(start, start):
+                names = [edge[0] for edge in networkx.find_cycle(graph.subgraph(component), start)]
+                path = " -> ".join([*names[:12], "..." if len(names) > 12 else names[0]])
+                self.fault("cycle", f"the nodes feed each other in a circle: {path}.", names[0], hint="Cut one of these links.")
+
+    def _task(
+        self, name: str, info: NodeInfo, inputs: Mapping[str, Any], index: Mapping[str, int], tasks: list[Task]
+    ) -> Task:
+        wires: list[Wire] = []
+        lists: list[tuple[str, list[Any]]] = []
+        mapped = False
+        for key, value in inputs.items():
+            target = info.inputs.get(key)
+            if target is None or not _has_link(value):
+                continue
+            links = [(None, value)] if isinstance(value, Link) else list(enumerate(value))
+            if isinstance(value, list):
+                lists.append((key, self._list_items(name, target, value)))
+            for slot, link in links:
+                if isinstance(link, Link):
+                    wire = self._wire(name, target, link, slot, index, tasks)
+                    if wire:
+                        wires.append(wire)
+                        mapped = mapped or wire.feed is Feed.MAP
+        literals = self.literals(name, info, inputs)
+        made = tuple(wires)
+        return Task(name, info, literals, made, _static(info, literals, made), mapped, tuple(lists))
+
+    def _list_items(self, name: str, target: Input, value: list[Any]) -> list[Any]:
+        """A list written with links in it: literals stay in place, links are filled in when it runs."""
+        if not target.port.many:
+            self.fault("wrong_value", f"wants {target.port.label}, got a list.", name, target.name)
+        if target.validate is None and not all(isinstance(item, Link) for item in value):
+            self.fault("wrong_value", f"wants {target.port.label}: every item must be a link.", name, target.name)
+        return [None if isinstance(item, Link) else item for item in value]
+
+    def _wire(
+        self, name: str, target: Input, link: Link, slot: int | None, index: Mapping[str, int], tasks: list[Task]
+    ) -> Wire | None:
+        given = self.given.get(link.node) if link.port == "given" else None
+        wanted = Port(target.port.type) if slot is not None else target.port
+        if given:
+            how = feed(given.port, wanted)
+            return Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False)
+        if link.node not in index:
+            return None  # told by _missing_links, or part of a cycle
+        position = index[link.node]
+        source = tasks[position]
+        port = source.info.outputs.get(link.port)
+        if port is None:
+            hint = did_you_mean(link.port, source.info.outputs)
+            self.fault("no_port", f"{link.node} ({source.info.name}) has no output {link.port!r}.", name, target.name, hint)
+            return None
+        how = feed(port.listed() if source.mapped else port, wanted)
+        if how is None or (slot is not None and how is not Feed.PLAIN):
+            self._refuse(name, target, link, port, source)
+            return None
+        lazy = target.port.lazy and how is not Feed.MAP  # the items must be counted before it can run
+        return Wire(target.name, position, link.port, how, slot, lazy)
+
+    def _refuse(self, name: str, target: Input, link: Link, port: Port, source: Task) -> None:
+        fitting = [n for n, p in source.info.outputs.items() if feed(p, target.port)]
+        hint = f"Did you mean {link.node}.{fitting[0]}?" if fitting else None
+        message = f"wants {target.port.label}, got {port.label} from {link}."
+        self.fault("wrong_type", message, name, target.name, hint)
+
+    def literals(self, name: str, info: NodeInfo, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Validated literal inputs; faults in names, presence and values are collected."""
+        known, values = info.inputs, {}
+        for key, value in inputs.items():
+            target = known.get(key)
+            if target is None:
+                self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, did_you_mean(key, known))
+            elif not _has_link(value):
+                if target.validate is None and not (value is None and target.port.optional):
+                    self.fault("not_a_literal", f"wants {target.port.label}, which must be linked, got {value!r}.", name, key)
+                    continue
+                try:
+                    values[key] = target.validate(value) if target.validate else value
+                except ValidationError as error:
+                    self.fault("wrong_value", _told(target, value, error), name, key)
+        if len(inputs) < len(known):
+            for key, target in known.items():
+                if key not in inputs and target.required:
+                    self.fault("missing_input", f"wants {target.port.label}, got nothing.", name, key, "Link it." if target.validate is None else None)
+        return values
+
+    def _signature(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> None:
+        for name, spec in workflow.nodes.items():
+            for key, value in spec.inputs.items():
+                for link in _links(value):
+                    if link.node not in workflow.nodes and not (link.port == "given" and link.node in self.given):
+                        self.fault("no_node", f"there is no node {link.node!r}.", name, key, did_you_mean(link.node, workflow.nodes))
+        for name, declared in workflow.inputs.items():
+            for link in declared.to:
+                info = infos.get(link.node)
+                self._declared(f"inputs.{name}", "input", link, workflow, info and info.inputs)
+        for name, link in workflow.outputs.items():
+            info = infos.get(link.node)
+            self._declared(f"outputs.{name}", "output", link, workflow, info and info.outputs)
+
+    def _declared(
+        self, where: str, kind: str, link: Link, workflow: Workflow, ports: Mapping[str, Any] | None
+    ) -> None:
+        if link.node not in workflow.nodes:
+            hint = did_you_mean(link.node, workflow.nodes)
+            self.fault("no_node", f"there is no node {link.node!r}.", None, where, hint)
+        elif ports is not None and link.port not in ports:
+            hint = did_you_mean(link.port, ports)
+            self.fault("no_port", f"{link.node} has no {kind} {link.port!r}.", None, where, hint)
+
+
+def _told(target: Input, value: Any, error: ValidationError) -> str:
+    reason = error.errors(include_url=False)[0]["msg"]
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{reason[0].lower()}{reason[1:]}, got {shown}."
+
+
+def _links(value: Any) -> tuple[Link, ...]:
+    if type(value) is Link:
+        return (value,)
+    if type(value) is list:
+        return tuple(item for item in value if type(item) is Link)
+    return ()
+
+
+def _ends(tasks: list[Task]) -> list[int]:
+    read = {wire.source for task in tasks for wire in task.wires}
+    return [position for position in range(len(tasks)) if position not in read]

@@ -1,0 +1,221 @@
+"""What a node is: a pydantic model with a `run` method.
+
+    class Fade(Node, version=2):
+        \"\"\"Blend an image towards its negative.\"\"\"
+
+        image: Image
+        amount: float = Field(1.0, ge=0, le=1, description="0 keeps the image, 1 inverts it")
+
+        class Outputs(Ports):
+            image: Image
+
+        def run(self, ctx: Context) -> Outputs: ...
+
+A node object exists only while it runs: before its inputs are known there is only data.  Nodes never change
+their inputs, keep no state, and give the same outputs for the same inputs; what they do besides giving outputs
+they declare with `effect=True`.  `describe` reads a class once into a `NodeInfo`, which is all that the rest of
+the engine looks at.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from graphengine.errors import Cancelled
+from graphengine.ports import Lazy, Port, takes_literal
+from graphengine.values import Image
+
+if TYPE_CHECKING:
+    from graphengine.settings import Settings
+
+Lane = Literal["cpu", "io", "gpu"]
+
+
+class Ports(BaseModel):
+    """Outputs of a node: one field per port, checked and frozen when they are made."""
+
+    model_config = ConfigDict(
+        frozen=True, arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False
+    )
+
+
+class Context:
+    """What a running node may ask of the engine: report progress, find files and models, know its recipe."""
+
+    __slots__ = ("_cancelled", "_report", "find_workflow", "models", "node", "recipe", "settings")
+
+    def __init__(
+        self,
+        node: str,
+        settings: Settings,
+        models: Any,
+        recipe: Callable[[], dict[str, Any]],
+        report: Callable[[str, int, int, Image | None], None],
+        cancelled: Callable[[], bool],
+        find_workflow: Callable[[str], Any] = lambda name: None,
+    ):
+        self.node, self.settings, self.models = node, settings, models
+        self.recipe, self._report, self._cancelled = recipe, report, cancelled
+        self.find_workflow = find_workflow
+
+    def progress(self, done: int, total: int, preview: Image | None = None) -> None:
+        """Report that `done` of `total` steps are through.
+
+        Raises:
+            Cancelled: the run was asked to stop.  Let it pass.
+        """
+        self.check()
+        self._report(self.node, done, total, preview)
+
+    def check(self) -> None:
+        """Raise `Cancelled` when the run was asked to stop; costs next to nothing."""
+        if self._cancelled():
+            raise Cancelled
+
+
+class Node(BaseModel):
+    """The base of all nodes; see the module's text for the shape of one."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+    Outputs: ClassVar[type[Ports]] = Ports
+    facts: ClassVar[Facts]
+
+    def __init_subclass__(
+        cls,
+        *,
+        version: int = 1,
+        cached: bool = True,
+        effect: bool = False,
+        category: str = "",
+        lane: Lane = "cpu",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.facts = Facts(version, cached, effect, category, lane, name or cls.__name__)
+
+    def run(self, ctx: Context) -> Any:
+        """Compute the outputs.  May return a `Workflow` fragment instead, which then takes the node's place."""
+        raise NotImplementedError(f"{type(self).__name__} has no run method")
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        """Facts from outside the graph that the result depends on, such as a file's digest.
+
+        `inputs` holds the literal inputs only.  The facts are JSON and become part of the cache key.
+        Raise AssetError when something is missing: it is reported before anything runs.
+        """
+        return {}
+
+    @classmethod
+    def stands(cls, outputs: Any) -> bool:
+        """Whether a cached result of an effect still holds, e.g. whether the file it wrote is still there."""
+        return True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The class keywords of a node."""
+
+    version: int
+    cached: bool
+    effect: bool
+    category: str
+    lane: Lane
+    name: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input port, read: type, default, ranges, and the validator for values written in a workflow."""
+
+    name: str
+    port: Port
+    field: FieldInfo
+    validate: Callable[[Any], Any] | None = field(repr=False)
+    """Checks a value written in a workflow, strictly; None when the port can only be linked."""
+    in_key: bool = True
+
+    @property
+    def required(self) -> bool:
+        return self.field.is_required()
+
+    @property
+    def default(self) -> Any:
+        value = self.field.get_default(call_default_factory=True, validated_data={})
+        return None if value is PydanticUndefined else value
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """Everything the engine knows of a node type."""
+
+    name: str
+    type: type[Node]
+    facts: Facts
+    inputs: dict[str, Input]
+    outputs: dict[str, Port]
+    summary: str
+    plugin: str = "graphengine"
+    build: Callable[[dict[str, Any]], Node] = field(repr=False, default=None)  # pyright: ignore[reportArgumentType] - always given by describe
+    has_outside: bool = False
+    lazy: tuple[str, ...] = ()
+
+
+def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") -> NodeInfo:
+    """Read a node class.  Raises TypeError with a sentence when it is not one that can run."""
+    if not (isinstance(node, type) and issubclass(node, Node) and node is not Node):
+        raise TypeError(f"{node!r} is not a Node class")
+    if node.run is Node.run:
+        raise TypeError(f"{node.__name__} has no run method")
+    if not issubclass(node.Outputs, Ports):
+        raise TypeError(f"{node.__name__}.Outputs must be a class derived from Ports")
+    name = prefix + node.facts.name
+    if not re.fullmatch(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", name):
+        raise TypeError(f"{name!r} cannot be a node's name: letters, digits, _ and - only")
+    inputs = {key: _input(key, info) for key, info in node.model_fields.items()}
+    return NodeInfo(
+        name=name,
+        type=node,
+        facts=node.facts,
+        inputs=inputs,
+        outputs={key: Port.of(info.annotation) for key, info in node.Outputs.model_fields.items()},
+        summary=inspect.cleandoc(node.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+        plugin=plugin,
+        build=node.__pydantic_validator__.validate_python,
+        lazy=tuple(key for key, item in inputs.items() if item.port.lazy),
+        has_outside=node.outside.__func__ is not Node.outside.__func__,  # pyright: ignore[reportFunctionMemberAccess]
+    )
+
+
+def _input(name: str, info: FieldInfo) -> Input:
+    port = Port.of(info.annotation)
+    extra = info.json_schema_extra
+    in_key = not (isinstance(extra, dict) and extra.get("key") is False)
+    validate = None
+    if takes_literal(port):
+        annotated: Any = info.annotation
+        for constraint in info.metadata:
+            annotated = Annotated[annotated, constraint]
+        adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))
+        validate = adapter.validator.validate_python
+    return Input(name, port, info, validate, in_key)
+
+
+__all__ = ["Context", "Facts", "Input", "Lazy", "Node", "NodeInfo", "Ports", "describe"]

@@ -1,0 +1,70 @@
+"""What a run will do: which outputs come from the cache, which nodes compute, and when a value may go.
+
+The plan starts at the targets and pulls: a target that the cache knows needs nothing upstream.  Lazy inputs are
+not pulled; when a node asks for one, `pull` extends the plan.  Outputs found in the cache are held by the plan, so
+nothing that was promised can be evicted before it is used, and an entry that turns out damaged is simply work.
+
+Glossary
+    hits      position -> outputs, taken from the cache
+    work      positions to compute, in topological order
+    readers   position -> how many reads are still to come; at zero the value is freed, unless it is wanted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphengine.cache import Cache
+from graphengine.fingerprint import Keys
+from graphengine.graph import Graph
+
+
+@dataclass
+class Plan:
+    """One run's share of a graph."""
+
+    graph: Graph
+    keys: Keys
+    wanted: frozenset[int]
+    hits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    work: list[int] = field(default_factory=list)
+    readers: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, graph: Graph, keys: Keys, cache: Cache | None, targets: Iterable[int]) -> Plan:
+        """Plan for the targets.  Without a cache everything is work."""
+        plan = cls(graph, keys, frozenset(targets))
+        plan.work = plan.pull(plan.wanted, cache)
+        return plan
+
+    def pull(self, positions: Iterable[int], cache: Cache | None) -> list[int]:
+        """Make these positions part of the plan; returns the work that this adds, in topological order."""
+        tasks, keys, hits, readers = self.graph.tasks, self.keys.keys, self.hits, self.readers
+        pending = list(positions)
+        seen = set(pending)
+        added: list[int] = []
+        while pending:
+            position = pending.pop()
+            if position in hits:
+                continue
+            task = tasks[position]
+            facts = task.info.facts
+            found = cache.get(keys[position]) if cache and facts.cached else None
+            if found is not None and (not facts.effect or _stands(task.info.type, found)):
+                hits[position] = found
+                continue
+            added.append(position)
+            for wire in task.wires:
+                source = wire.source
+                readers[source] = readers.get(source, 0) + 1
+                if source not in seen and source >= 0 and not wire.lazy:
+                    seen.add(source)
+                    pending.append(source)
+        added.sort()
+        return added
+
+def _stands(node: Any, outputs: dict[str, Any]) -> bool:
+    """Whether a cached effect still holds: its node is asked, e.g. whether the file is still there."""
+    return node.stands(node.Outputs.model_construct(**outputs))

@@ -1,0 +1,95 @@
+"""Where things lie and how much they may take: one frozen object, handed down, never global.
+
+Every field can be set by an environment variable `GRAPHENGINE_<FIELD>` (lists separated as in PATH) or by an
+option of the command line, which wins.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path, user_data_path
+from pydantic import BaseModel, ConfigDict, Field
+
+GIB = 2**30
+
+
+def _data(name: str) -> Path:
+    return user_data_path("graphengine", appauthor=False) / name
+
+
+class Settings(BaseModel):
+    """Folders, budgets and the device."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_folder: Path = Field(default_factory=Path.cwd, description="where images are read from")
+    output_folder: Path = Field(Path("output"), description="where results are written")
+    cache_folder: Path = Field(
+        default_factory=lambda: user_cache_path("graphengine", appauthor=False),
+        description="where computed outputs are kept",
+    )
+    model_folders: tuple[Path, ...] = Field(
+        default_factory=lambda: (_data("models"),), description="where checkpoints are looked for"
+    )
+    plugin_folders: tuple[Path, ...] = Field(
+        default_factory=lambda: (_data("plugins"),), description="where plugins are looked for"
+    )
+    memory_budget: int = Field(2 * GIB, ge=0, description="bytes of outputs kept in memory")
+    disk_budget: int = Field(10 * GIB, ge=0, description="bytes of outputs kept on disk; 0 for none")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps")
+    dtype: str = Field("auto", pattern="^(auto|float32|float16|bfloat16)$", description="auto is float32 on a CPU")
+    threads: int = Field(4, ge=1, le=64, description="runs in flight at once")
+    pixel_limit: int = Field(64_000_000, ge=1, description="largest picture that is opened, in pixels")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Settings from the environment; `overrides` that are not None win."""
+        values: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            text = os.environ.get(f"GRAPHENGINE_{name.upper()}")
+            if text:
+                many = field.annotation == tuple[Path, ...]
+                values[name] = text.split(os.pathsep) if many else text
+        values.update({key: value for key, value in overrides.items() if value is not None})
+        return cls.model_validate(values)
+
+    def resolved_device(self) -> str:
+        """The device that "auto" means here, found without importing torch."""
+        if self.device != "auto":
+            return self.device
+        if os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/dev/nvidia0").exists():
+            return "cuda"
+        apple = sys.platform == "darwin" and os.uname().machine == "arm64"
+        return "mps" if apple else "cpu"
+
+    def resolved_dtype(self) -> str:
+        """The number format that "auto" means on the device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if self.resolved_device().startswith("cuda") else "float32"
+
+    def numerics(self) -> dict[str, str]:
+        """The settings that change the bits of a result: part of every device node's cache key."""
+        return {
+            "device": self.resolved_device().split(":")[0],
+            "dtype": self.resolved_dtype(),
+            "torch": _version("torch"),
+        }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on: part of every recipe."""
+    names = ("graphengine-diffusion", "torch", "diffusers", "transformers", "numpy", "pillow")
+    return {name: _version(name) for name in names}

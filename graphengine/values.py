@@ -1,0 +1,220 @@
+"""What travels along links: pictures, masks, latents, conditionings, and handles on models.
+
+Every value is frozen.  Pictures and masks are read-only numpy arrays, so a node that writes into one is stopped
+on the spot; latents and conditionings are torch tensors, whose version counters the engine watches.  A handle
+(Denoiser, TextEncoder, VAE) names weights, it does not hold them: weights live in `graphengine.models.memory`.
+
+    Image         pixels  float32 [B, H, W, C] in 0..1, C 3 (RGB) or 4 (RGBA)
+    Mask          alpha   float32 [B, H, W] in 0..1; 1 means "here"
+    Latent        samples float32 [B, C, h, w], in the scaled space that the denoiser works in
+    Conditioning  what a prompt has become: features [B, N, D] and whatever else its family needs
+    File          something that was written: path, bytes and digest
+
+This room imports neither torch nor numpy at run time: arrays are typed for readers and checked by their shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic_core import core_schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from torch import Tensor
+
+_kinds: dict[str, type[Value]] = {}
+"""Value classes by name: how a stored value finds its class again.  Filled as classes are defined."""
+
+
+class Value:
+    """Anything that is not a plain number, text or truth.  Subclasses are frozen dataclasses.
+
+    `stored` says whether the value may be written to the disk cache; handles may not.
+    """
+
+    stored: ClassVar[bool] = True
+
+    def __init_subclass__(cls, stored: bool = True, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.stored = stored
+        _kinds[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """A port takes an instance as it is: no copy, no look inside."""
+        return core_schema.is_instance_schema(cls)
+
+
+def value_class(name: str) -> type[Value] | None:
+    """The value class of a qualified name, or None when no imported module defines it."""
+    return _kinds.get(name)
+
+
+def _refuse(what: str, expected: str, array: Any) -> ValueError:
+    return ValueError(f"{what} wants {expected}, got {array.dtype} {list(array.shape)}")
+
+
+def _freeze(array: np.ndarray, owner: object, name: str) -> None:
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+        object.__setattr__(owner, name, array)
+
+
+@dataclass(frozen=True, eq=False)
+class Image(Value):
+    """A batch of pictures: `pixels` float32 `[B, H, W, C]` in 0..1 with C 3 (RGB) or 4 (RGBA), read-only."""
+
+    pixels: np.ndarray
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels
+        if pixels.ndim != 4 or pixels.shape[-1] not in (3, 4) or pixels.dtype.name != "float32":
+            raise _refuse("Image", "float32 [B, H, W, 3 or 4]", pixels)
+        _freeze(pixels, self, "pixels")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[2], self.pixels.shape[1]
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    def pil(self) -> list[PIL.Image.Image]:
+        """The pictures as 8-bit PIL images."""
+        from PIL import Image as pillow
+
+        levels = (self.pixels * 255).round().astype("uint8")
+        return [pillow.fromarray(level) for level in levels]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(Value):
+    """A batch of masks: `alpha` float32 `[B, H, W]` in 0..1, read-only; 1 means "here" (repaint, keep, show)."""
+
+    alpha: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.alpha.ndim != 3 or self.alpha.dtype.name != "float32":
+            raise _refuse("Mask", "float32 [B, H, W]", self.alpha)
+        _freeze(self.alpha, self, "alpha")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.alpha.shape[2], self.alpha.shape[1]
+
+
+@dataclass(frozen=True)
+class LatentSpace(Value):
+    """What makes two latents compatible: the digest of the autoencoder, its channels and its reduction."""
+
+    channels: int
+    factor: int
+    vae: str
+
+
+@dataclass(frozen=True, eq=False)
+class Latent(Value):
+    """Scaled latents `samples` float32 `[B, C, h, w]` and the space they lie in.
+
+    `mask` (at picture size) limits what a sampler may repaint.  `empty` marks a canvas of zeros, which
+    a sampler starts from pure noise.
+    """
+
+    samples: Tensor
+    space: LatentSpace
+    mask: Mask | None = None
+    empty: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 4 or self.samples.shape[1] != self.space.channels:
+            raise _refuse("Latent", f"[B, {self.space.channels}, h, w]", self.samples)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning(Value):
+    """A prompt as its family's encoder sees it: `features` `[B, N, D]` plus named extras.
+
+    `encoder` is the digest of the text encoder, so that a denoiser can refuse another model's prompt.
+    """
+
+    features: Tensor
+    encoder: str
+    text: str = ""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Guider(Value):
+    """How a prompt guides: the scale, the rescaling, and the share of the steps from `start` to `end`."""
+
+    scale: float
+    rescale: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class Handle(Value, stored=False):
+    """A name for weights: the checkpoint's folder and digest, and the part that is meant.
+
+    Two handles are equal exactly when they mean the same weights with the same patches.
+    """
+
+    checkpoint: str
+    digest: str
+    family: str
+    folder: str = field(repr=False, compare=False)
+    patches: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Denoiser(Handle, stored=False):
+    """The network that removes noise (U-Net or transformer)."""
+
+
+@dataclass(frozen=True)
+class TextEncoder(Handle, stored=False):
+    """Tokenizer and text encoder(s)."""
+
+
+@dataclass(frozen=True)
+class VAE(Handle, stored=False):
+    """The autoencoder between pixels and latents, with the space its latents lie in."""
+
+    space: LatentSpace | None = None
+
+
+@dataclass(frozen=True)
+class File(Value):
+    """Something that a node wrote: absolute path, size in bytes, and the blake2b digest of its bytes."""
+
+    path: str
+    bytes: int
+    digest: str
+
+
+def arrays(value: Any) -> Iterator[Any]:
+    """Every array and tensor inside a value, lists and nested values included (without recursion)."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if hasattr(item, "nbytes") and hasattr(item, "shape"):
+            yield item
+        elif isinstance(item, Value):
+            pending.extend(getattr(item, f.name) for f in fields(item))  # pyright: ignore[reportArgumentType] - every Value is a dataclass
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+
+
+def nbytes(value: Any) -> int:
+    """Memory that a value holds, in bytes; plain numbers count as 64."""
+    return 64 + sum(array.nbytes for array in arrays(value))

@@ -1,0 +1,1 @@
+"""The built-in nodes, one file per subject.  They are thin: the work is done in `graphengine.diffusion` and `graphengine.models`."""

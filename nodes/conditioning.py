@@ -1,0 +1,44 @@
+"""From text to what a denoiser is guided by, and how strongly."""
+
+from __future__ import annotations
+
+import logging
+
+from graphengine import Conditioning, Context, Field, Node, Ports, TextEncoder
+from graphengine.values import Guider
+
+logger = logging.getLogger(__name__)
+
+
+class EncodeText(Node, category="conditioning", lane="gpu"):
+    """Encode a prompt with a checkpoint's text encoder.  Words beyond its length are cut, with a warning."""
+
+    encoder: TextEncoder
+    text: str = Field("", max_length=20_000, description="the prompt; empty for no guidance by text")
+
+    class Outputs(Ports):
+        conditioning: Conditioning
+
+    def run(self, ctx: Context) -> Outputs:
+        features, cut = ctx.models.text_encoder(self.encoder).encode(self.text)
+        if cut:
+            logger.warning("the prompt is too long for the model; it does not see: %s", " ".join(cut))
+        made = Conditioning(features, self.encoder.digest, self.text)
+        return self.Outputs(conditioning=made)
+
+
+class Guidance(Node, category="conditioning"):
+    """How the prompt pulls: classifier-free guidance with rescaling, limited to a part of the way."""
+
+    scale: float = Field(3.0, ge=0, le=100, description="1 follows the prompt plainly, more exaggerates it")
+    rescale: float = Field(0.0, ge=0, le=1, description="0 off; 0.7 keeps contrast natural at large scales")
+    start: float = Field(0.0, ge=0, le=1, description="share of the steps after which guidance sets in")
+    end: float = Field(1.0, ge=0, le=1, description="share of the steps after which guidance stops")
+
+    class Outputs(Ports):
+        guidance: Guider
+
+    def run(self, ctx: Context) -> Outputs:
+        if self.end <= self.start:
+            raise ValueError(f"guidance must end ({self.end}) after it starts ({self.start}).")
+        return self.Outputs(guidance=Guider(self.scale, self.rescale, self.start, self.end))

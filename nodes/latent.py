@@ -1,0 +1,83 @@
+"""Latents: making, encoding, decoding, limiting."""
+
+from __future__ import annotations
+
+from graphengine import VAE, Context, Field, Image, Latent, Mask, Node, Ports
+
+
+class EmptyLatent(Node, category="latent"):
+    """A blank canvas for a sampler: zeros of the size that the VAE makes of a picture."""
+
+    vae: VAE
+    width: int = Field(64, ge=8, le=8192, description="pixels; a multiple of the VAE's reduction")
+    height: int = Field(64, ge=8, le=8192, description="pixels; a multiple of the VAE's reduction")
+    batch: int = Field(1, ge=1, le=256, description="pictures at once; picture i uses seed + i")
+
+    class Outputs(Ports):
+        latent: Latent
+
+    def run(self, ctx: Context) -> Outputs:
+        import torch
+
+        space = self.vae.space
+        if space is None:
+            raise ValueError(f"the VAE of {self.vae.checkpoint} does not say what its latents are.")
+        for name, length in (("width", self.width), ("height", self.height)):
+            if length % space.factor:
+                near = max(space.factor, round(length / space.factor) * space.factor)
+                raise ValueError(f"{name} {length} is no multiple of {space.factor}; try {near}.")
+        shape = (self.batch, space.channels, self.height // space.factor, self.width // space.factor)
+        return self.Outputs(latent=Latent(torch.zeros(shape), space, empty=True))
+
+
+class VAEEncode(Node, category="latent", lane="gpu"):
+    """Encode pictures into latents: the mean of what the encoder finds, so that it is the same every time."""
+
+    vae: VAE
+    image: Image
+
+    class Outputs(Ports):
+        latent: Latent
+
+    def run(self, ctx: Context) -> Outputs:
+        space = self.vae.space
+        width, height = self.image.size
+        if space is None or width % space.factor or height % space.factor:
+            factor = space.factor if space else "?"
+            raise ValueError(f"the picture is {width} x {height}; both must be multiples of {factor}. Resize or pad it.")
+        samples = ctx.models.vae(self.vae).encode(self.image.pixels[..., :3])
+        return self.Outputs(latent=Latent(samples, space))
+
+
+class VAEDecode(Node, category="latent", lane="gpu"):
+    """Decode latents into pictures."""
+
+    vae: VAE
+    latent: Latent
+
+    class Outputs(Ports):
+        image: Image
+
+    def run(self, ctx: Context) -> Outputs:
+        if self.latent.space != self.vae.space:
+            raise ValueError(f"the latent belongs to another model than the VAE of {self.vae.checkpoint}.")
+        return self.Outputs(image=Image(ctx.models.vae(self.vae).decode(self.latent.samples)))
+
+
+class SetLatentMask(Node, category="latent"):
+    """Limit what a sampler may repaint to a mask.  The latent outside is kept; paste the pixels back afterwards."""
+
+    latent: Latent
+    mask: Mask
+
+    class Outputs(Ports):
+        latent: Latent
+
+    def run(self, ctx: Context) -> Outputs:
+        height, width = (side * self.latent.space.factor for side in self.latent.samples.shape[-2:])
+        if self.mask.size != (width, height):
+            wide, high = self.mask.size
+            raise ValueError(f"the mask is {wide} x {high}, the picture {width} x {height}.")
+        if not self.mask.alpha.any():
+            raise ValueError("the mask is empty: there is nothing to repaint.")
+        return self.Outputs(latent=Latent(self.latent.samples, self.latent.space, self.mask))
