@@ -140,10 +140,11 @@ class Engine:
             run.status = "running"
             if run._cancelled.is_set():
                 raise Cancelled
-            graph, keys = self.prepare(run.workflow, run.inputs)
+            bound = bind(run.workflow, run.inputs)
+            graph, keys = self.prepare(bound)
             wanted = graph.select(targets)
             plan = Plan.make(graph, keys, self.cache, wanted)
-            recipe = _Recipe(self.settings, graph, keys, run.inputs)
+            recipe = _Recipe(self.settings, bound, keys, run.inputs)
             execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, recipe)
             values = execution.execute(plan)
             run._outputs = {
@@ -281,15 +282,15 @@ def _problems(error: BaseException) -> Iterable[Problem]:
 class _Recipe:
     """Makes the recipe of a run when a node asks for it: what is needed to make its pictures again."""
 
-    def __init__(self, settings: Settings, graph: Graph, keys: Keys, inputs: Mapping[str, Any]):
-        self._parts = (settings, graph, keys, inputs)
+    def __init__(self, settings: Settings, workflow: Workflow, keys: Keys, inputs: Mapping[str, Any]):
+        self._parts = (settings, workflow, keys, inputs)
 
     def __call__(self) -> dict[str, Any]:
-        settings, graph, keys, inputs = self._parts
-        outside = {graph.tasks[p].id: json.loads(facts) for p, facts in keys.outside.items()}
+        settings, workflow, keys, inputs = self._parts
+        outside = {keys.graph.tasks[p].id: json.loads(facts) for p, facts in keys.outside.items()}
         return {
             "graphengine": 1,
-            "workflow": graph.workflow.document(),
+            "workflow": workflow.document(),
             "inputs": dict(inputs),
             "outside": {node: facts for node, facts in outside.items() if facts},
             "packages": package_versions(),

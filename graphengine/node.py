@@ -23,7 +23,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
@@ -160,6 +160,35 @@ class Input:
     def default(self) -> Any:
         value = self.field.get_default(call_default_factory=True, validated_data={})
         return None if value is PydanticUndefined else value
+
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Least and greatest value, where the field says so (an exclusive bound counts as one)."""
+        found: dict[str, float] = {}
+        annotations = [self.field.annotation, *get_args(self.field.annotation)]
+        inner = [item for a in annotations if get_origin(a) is Annotated for item in get_args(a)[1:]]
+        nested = [m for item in inner if isinstance(item, FieldInfo) for m in item.metadata]
+        for constraint in (*self.field.metadata, *inner, *nested):
+            for name in ("ge", "gt", "le", "lt"):
+                value = getattr(constraint, name, None)
+                if isinstance(value, int | float):
+                    found[name] = value
+        low = found.get("ge", found.get("gt"))
+        high = found.get("le")
+        if high is None and "lt" in found:
+            whole = isinstance(found["lt"], int) and self.port.type is int
+            high = found["lt"] - 1 if whole else found["lt"]
+        return low, high
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values to choose from, where there are only some."""
+        return get_args(self.port.type) if get_origin(self.port.type) is Literal else ()
+
+    @property
+    def help(self) -> str:
+        return self.field.description or ""
 
 
 @dataclass(frozen=True)

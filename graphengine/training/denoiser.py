@@ -10,6 +10,7 @@ for 64 tokens), and latents that are encoded once.  Captions are drawn anew at e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def train(
     tokenizer: CLIPTokenizer,
     folder: Path,
     scheme: Scheme,
-    look=None,
+    look: Callable[[Stage], None] | None = None,
 ) -> Stage:
     """Train on scaled latents `[n, 8, 8, 8]` of the scenes; returns the stage with its moving averages.
 

@@ -150,8 +150,8 @@ class Reader(nn.Module):
 
 def teach(
     tokenizer: CLIPTokenizer, folder: Path, steps: int, batch: int, rate: float, seed: int
-) -> CLIPTextModel:
-    """Teach the encoder to make every attribute readable; returns it with the averaged weights."""
+) -> tuple[CLIPTextModel, float]:
+    """Teach the encoder to make every attribute readable; returns it, and the share that can be read."""
     torch.manual_seed(seed)
     model, reader = build(tokenizer), Reader()
     optimiser = Optimiser([(model, 1.0), (reader, 1.0)], rate)
@@ -169,7 +169,7 @@ def teach(
 
     stage.run(loss)
     stage.averaged()
-    return model
+    return model, readable(model, reader, tokenizer, 1000, seed + 1)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,15 +29,28 @@ def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
+def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors of a part in the wanted format.  Raises CheckpointError when the file is damaged."""
+    try:
+        return {key: value.to(dtype) for key, value in load_file(weights(folder)).items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder.parent.name}/{folder.name} is damaged: {error}") from error
+
+
+def _fill(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Give a model made without memory its weights.  Raises CheckpointError when they do not fit."""
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        told = str(error).split("\n")
+        raise CheckpointError(f"{folder.parent.name}/{folder.name} does not fit its config: {' '.join(told[:3])}") from error
+
+
 def _load(model_class: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
     """Make a diffusers model without initialising it, and give it the weights of a folder."""
     with torch.device("meta"):
         model = model_class.from_config(_config(folder))
-    try:
-        tensors = {key: value.to(dtype) for key, value in load_file(weights(folder)).items()}
-        model.load_state_dict(tensors, assign=True)
-    except Exception as error:  # safetensors and torch each have their own ways to complain
-        raise CheckpointError(f"{folder.parent.name}/{folder.name}: {error}") from error
+    _fill(model, _weights(folder, dtype), folder)
     return model.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -65,16 +79,20 @@ class Text:
     """CLIPTokenizer and CLIPTextModel; the features are the last layer's, normalised."""
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype):
+        from transformers.models.clip.configuration_clip import CLIPTextConfig
         from transformers.models.clip.modeling_clip import CLIPTextModel
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        try:
-            model = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=dtype
-            )
-        except Exception as error:  # see _load
-            raise CheckpointError(f"{folder.name}/text_encoder: {error}") from error
+        with torch.device("meta"):
+            model = CLIPTextModel(CLIPTextConfig(**_config(folder / "text_encoder")))
+        tensors = _weights(folder / "text_encoder", dtype)
+        if not any(key.startswith("text_model.") for key in model.state_dict()):
+            tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
+        _fill(model, tensors, folder / "text_encoder")
+        for module in model.modules():  # the only buffer, and no part of the weights
+            if getattr(module, "position_ids", None) is not None:
+                module.position_ids = torch.arange(model.config.max_position_embeddings)[None]
         self.network = model.to(device).eval().requires_grad_(False)
         self._device = device
         self._length = int(model.config.max_position_embeddings)

@@ -1,0 +1,47 @@
+"""Following a run on the terminal: a bar for the run, a bar for the node that is working, or lines of JSON."""
+
+from __future__ import annotations
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from graphengine import events
+from graphengine.cli.console import err, line
+from graphengine.engine import Run
+from graphengine.workflow import Workflow
+
+
+def watch(run: Run, workflow: Workflow, as_json: bool) -> None:
+    """Follow a run to its end."""
+    if as_json:
+        for event in run.events():
+            line(event.model_dump(exclude={"preview"}))
+    elif err.is_terminal:
+        _bars(run, workflow)
+    else:
+        _lines(run)
+
+
+def _lines(run: Run) -> None:
+    """Where nobody watches, one line for each node that took a noticeable time."""
+    for event in run.events():
+        if isinstance(event, events.NodeFinished) and event.seconds >= 0.1:
+            err.print(f"{event.node}: {event.seconds:.1f} s", markup=False)
+
+
+def _bars(run: Run, workflow: Workflow) -> None:
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bars:
+        whole = bars.add_task(workflow.name, total=None)
+        node = bars.add_task("", total=1, visible=False)
+        for event in run.events():
+            match event:
+                case events.Planned():
+                    before = bars.tasks[0].total or 0
+                    bars.update(whole, total=before + len(event.work))
+                case events.NodeStarted():
+                    bars.reset(node, description=f"  {event.node}", total=None, visible=True)
+                case events.NodeProgress():
+                    bars.update(node, completed=event.done, total=event.total)
+                case events.NodeFinished():
+                    bars.update(whole, advance=1)
+                    bars.update(node, visible=False)
