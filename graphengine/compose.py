@@ -35,8 +35,8 @@ class Models:
 class Engine(engine.Engine):
     """An engine with the built-in nodes, every plugin that is found, and `nodes` of the caller's own.
 
-        with Engine(nodes=[Fade]) as engine:
-            outputs = engine.submit("workflow.json", inputs={"seed": 3}).result()
+    with Engine(nodes=[Fade]) as engine:
+        outputs = engine.submit("workflow.json", inputs={"seed": 3}).result()
     """
 
     def __init__(

@@ -120,8 +120,12 @@ def write_svg(workflow: Workflow, path: Path) -> None:
         curve = f"M{a[0]:.0f},{a[1]:.0f} C{b[0]:.0f},{b[1]:.0f} {c[0]:.0f},{c[1]:.0f} {d[0]:.0f},{d[1]:.0f}"
         parts.append(f'<path d="{curve}" fill="none" stroke="{LINE}" stroke-width="1.5"/>')
     for box in boxes.values():
-        parts.append(f'<rect x="{box.x}" y="{box.y}" width="{BOX}" height="{box.height}" rx="6" fill="{PAPER}" stroke="{FRAME}"/>')
-        parts.append(f'<text x="{box.x + 10}" y="{box.y + 17}" font-weight="600" fill="{ACCENT}">{escape(box.title)}</text>')
+        parts.append(
+            f'<rect x="{box.x}" y="{box.y}" width="{BOX}" height="{box.height}" rx="6" fill="{PAPER}" stroke="{FRAME}"/>'
+        )
+        parts.append(
+            f'<text x="{box.x + 10}" y="{box.y + 17}" font-weight="600" fill="{ACCENT}">{escape(box.title)}</text>'
+        )
         for index, row in enumerate(box.rows):
             y = box.y + HEAD + ROW * index + 13
             parts.append(f'<text x="{box.x + 10}" y="{y}" fill="{INK}">{escape(row)}</text>')
@@ -155,5 +159,10 @@ def _flattened(points: list[tuple[float, float]], count: int = 24) -> list[tuple
     for index in range(count + 1):
         t = index / count
         weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
-        made.append((sum(w * p[0] for w, p in zip(weights, points, strict=True)), sum(w * p[1] for w, p in zip(weights, points, strict=True))))
+        made.append(
+            (
+                sum(w * p[0] for w, p in zip(weights, points, strict=True)),
+                sum(w * p[1] for w, p in zip(weights, points, strict=True)),
+            )
+        )
     return made

@@ -24,8 +24,10 @@ from graphengine.executor import Execution, Tools, note_name
 from graphengine.fingerprint import Fingerprinter, Keys, parts
 from graphengine.graph import FindWorkflow, Graph
 from graphengine.plan import Plan
+from graphengine.ports import Port
 from graphengine.registry import Registry
 from graphengine.settings import Settings, package_versions
+from graphengine.values import Value
 from graphengine.workflow import Workflow
 
 Status = Literal["queued", "running", "finished", "failed", "cancelled"]
@@ -148,9 +150,7 @@ class Engine:
             execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, recipe)
             values = execution.execute(plan)
             run._outputs = {
-                name: values[position][port]
-                for name, (position, port) in graph.outputs.items()
-                if position in values
+                name: values[position][port] for name, (position, port) in graph.outputs.items() if position in values
             }
             tasks = graph.tasks
             run.effects = {tasks[p].id: v for p, v in values.items() if tasks[p].info.facts.effect}
@@ -218,18 +218,23 @@ class Engine:
             before = self.cache.disk.noted(note_name(graph.workflow, task.id))
         if before is None:
             sources = sorted({graph.tasks[w.source].id for w in task.wires if w.source in misses})
-            behind = f"; it waits for {', '.join(sources)}" if sources else ""
-            return f"it has not been computed and kept before{behind}."
-        now = parts(task, keys, position)
+            behind = f"; it reads {', '.join(sources)}, which has to be computed" if sources else ""
+            if any(_never_kept(port) for port in task.info.outputs.values()):
+                return f"handles on models are made anew in every process{behind}."
+            return f"it was never computed here, or too quickly to be worth keeping{behind}."
+        now = parts(task, keys, position, self.fingerprinter.identity(task.info))
         differences = [*_differences(before, now)]
         if differences:
             return "; ".join(differences) + "."
         if task.info.facts.effect and self.cache and self.cache.where(keys.keys[position]):
             return "what it wrote is not there any more."
-        kept = self.cache.where(keys.keys[position]) if self.cache else None
-        if kept is None and task.info.type.facts == task.info.facts and before.get("identity") not in (None, now.get("identity")):
-            return "the code of the node, its plugin or the numeric settings changed."
-        return "its outputs were computed before but are not kept (handles on models never are, old entries make room)."
+        if before.get("identity") != now["identity"]:
+            return "the code of the node, its plugin, or a numeric setting (device, dtype, torch) changed."
+        return "it was computed before, but its outputs made room for others."
+
+
+def _never_kept(port: Port) -> bool:
+    return isinstance(port.type, type) and issubclass(port.type, Value) and not port.type.stored
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

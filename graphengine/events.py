@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Event(BaseModel):
-    """The common part: which run, its number within the run (from 0), and seconds since the epoch."""
+    """The common part: which run, its number within the run (from 0), and seconds since the epoch.
+
+    Every kind adds its name as `event`.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
-    event: str
     run: str
     seq: int
     time: float
@@ -130,7 +132,7 @@ class Journal:
                 self._waiting += 1
                 try:
                     fresh = self._changed.wait_for(
-                        lambda: position < len(self._entries) or self._ended, timeout
+                        lambda seen=position: seen < len(self._entries) or self._ended, timeout
                     )
                 finally:
                     self._waiting -= 1

@@ -193,7 +193,9 @@ class Execution:
                     lane.release()
             if guard and (changed := guard.changed()):
                 self._distrust(frame, task)
-                message = f"{info.name} changed its input {changed!r} in place; the run stops and the value is forgotten."
+                message = (
+                    f"{info.name} changed its input {changed!r} in place; the run stops and the value is forgotten."
+                )
                 raise self._fail(name, Problem("mutation", message, name, changed, "Copy it first."), None)
         except (NodeError, Cancelled, Pending, KeyboardInterrupt):
             raise
@@ -332,7 +334,7 @@ class Execution:
         cache = self.cache
         if cache is None or cache.disk is None or (seconds < DISK_SECONDS and not task.info.facts.effect):
             return
-        made_of = parts(task, frame.plan.keys, position)
+        made_of = parts(task, frame.plan.keys, position, self.tools.fingerprinter.identity(task.info))
         notes = {"node": task.info.name, "seconds": round(seconds, 4), "parts": made_of}
         if cache.store(key, outputs, notes) or not task.info.facts.effect:
             cache.disk.note(note_name(frame.plan.graph.workflow, frame.prefix + task.id), made_of)
@@ -393,9 +395,9 @@ class Execution:
                 given[name] = Given(Port(port.type, port.many or isinstance(value, list)), key, value)
                 values |= {link: Link(name, "given") for link in declared.to}
             elif name in task.literals:
-                values |= {link: task.literals[name] for link in declared.to}
+                values |= dict.fromkeys(declared.to, task.literals[name])
         nodes = {
-            node: NodeSpec(spec.type, spec.inputs | {l.port: v for l, v in values.items() if l.node == node})
+            node: NodeSpec(spec.type, spec.inputs | {to.port: value for to, value in values.items() if to.node == node})
             for node, spec in fragment.nodes.items()
         }
         return Workflow(nodes, fragment.name, outputs=fragment.outputs), given
@@ -412,7 +414,7 @@ class Execution:
             checked = task.info.type.Outputs(**{n: outputs[n] for n in task.info.outputs})
         except ValidationError as error:
             raise self._fail(name, _wrong_input(name, error), error) from error
-        self._finish(above, job, task, checked.__dict__, (key, started))
+        self._finish(above, job, task, dict(checked.__dict__), (key, started))
 
 
 def note_name(workflow: Workflow, node: str) -> str:

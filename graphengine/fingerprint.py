@@ -184,7 +184,7 @@ class Keys:
         return self.readers
 
 
-def parts(task: Task, keys: Keys, position: int) -> dict[str, Any]:
+def parts(task: Task, keys: Keys, position: int, identity: bytes) -> dict[str, Any]:
     """What a key was made of, in readable form: what `explain` compares."""
     inputs: dict[str, Any] = {k: v for k, v in task.literals.items() if task.info.inputs[k].in_key}
     for wire, key in zip(task.wires, keys.upstream(task), strict=False):
@@ -192,4 +192,4 @@ def parts(task: Task, keys: Keys, position: int) -> dict[str, Any]:
         name = wire.input if wire.slot is None else f"{wire.input}[{wire.slot}]"
         inputs[name] = {"from": f"{source}.{wire.port}", "key": key.hex()}
     outside: Mapping[str, Any] = json.loads(keys.outside.get(position, b"{}"))
-    return {"type": task.info.name, "inputs": inputs, "outside": outside}
+    return {"type": task.info.name, "identity": identity.hex(), "inputs": inputs, "outside": outside}

@@ -142,8 +142,7 @@ def _same_links(old: NodeSpec, new: NodeSpec) -> bool:
     if old.type != new.type or old.inputs.keys() != new.inputs.keys():
         return False
     return all(
-        old.inputs[key] == value
-        or not (_has_link(value) or _has_link(old.inputs[key]))
+        old.inputs[key] == value or not (_has_link(value) or _has_link(old.inputs[key]))
         for key, value in new.inputs.items()
     )
 
@@ -200,7 +199,9 @@ class _Builder:
             targets = _ends(tasks)
         return Graph(workflow, tasks, index, outputs, targets, self.given)
 
-    def fault(self, code: str, message: str, node: str | None, port: str | None = None, hint: str | None = None) -> None:
+    def fault(
+        self, code: str, message: str, node: str | None, port: str | None = None, hint: str | None = None
+    ) -> None:
         self.problems.append(Problem(code, message, node, port, hint))
 
     def _infos(self, workflow: Workflow) -> dict[str, NodeInfo]:
@@ -210,7 +211,9 @@ class _Builder:
             if info:
                 infos[name] = info
             else:
-                self.fault("unknown_type", f"there is no node type {spec.type!r}.", name, hint=self.registry.hint(spec.type))
+                self.fault(
+                    "unknown_type", f"there is no node type {spec.type!r}.", name, hint=self.registry.hint(spec.type)
+                )
         return infos
 
     def _order(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
@@ -245,7 +248,9 @@ class _Builder:
             if len(component) > 1 or graph.has_edge(start, start):
                 names = [edge[0] for edge in networkx.find_cycle(graph.subgraph(component), start)]
                 path = " -> ".join([*names[:12], "..." if len(names) > 12 else names[0]])
-                self.fault("cycle", f"the nodes feed each other in a circle: {path}.", names[0], hint="Cut one of these links.")
+                self.fault(
+                    "cycle", f"the nodes feed each other in a circle: {path}.", names[0], hint="Cut one of these links."
+                )
 
     def _task(
         self, name: str, info: NodeInfo, inputs: Mapping[str, Any], index: Mapping[str, int], tasks: list[Task]
@@ -293,7 +298,9 @@ class _Builder:
         port = source.info.outputs.get(link.port)
         if port is None:
             hint = did_you_mean(link.port, source.info.outputs)
-            self.fault("no_port", f"{link.node} ({source.info.name}) has no output {link.port!r}.", name, target.name, hint)
+            self.fault(
+                "no_port", f"{link.node} ({source.info.name}) has no output {link.port!r}.", name, target.name, hint
+            )
             return None
         how = feed(port.listed() if source.mapped else port, wanted)
         if how is None or (slot is not None and how is not Feed.PLAIN):
@@ -317,7 +324,9 @@ class _Builder:
                 self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, did_you_mean(key, known))
             elif not _has_link(value):
                 if target.validate is None and not (value is None and target.port.optional):
-                    self.fault("not_a_literal", f"wants {target.port.label}, which must be linked, got {value!r}.", name, key)
+                    self.fault(
+                        "not_a_literal", f"wants {target.port.label}, which must be linked, got {value!r}.", name, key
+                    )
                     continue
                 try:
                     values[key] = target.validate(value) if target.validate else value
@@ -326,7 +335,13 @@ class _Builder:
         if len(inputs) < len(known):
             for key, target in known.items():
                 if key not in inputs and target.required:
-                    self.fault("missing_input", f"wants {target.port.label}, got nothing.", name, key, "Link it." if target.validate is None else None)
+                    self.fault(
+                        "missing_input",
+                        f"wants {target.port.label}, got nothing.",
+                        name,
+                        key,
+                        "Link it." if target.validate is None else None,
+                    )
         return values
 
     def _signature(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> None:
@@ -334,7 +349,13 @@ class _Builder:
             for key, value in spec.inputs.items():
                 for link in _links(value):
                     if link.node not in workflow.nodes and not (link.port == "given" and link.node in self.given):
-                        self.fault("no_node", f"there is no node {link.node!r}.", name, key, did_you_mean(link.node, workflow.nodes))
+                        self.fault(
+                            "no_node",
+                            f"there is no node {link.node!r}.",
+                            name,
+                            key,
+                            did_you_mean(link.node, workflow.nodes),
+                        )
         for name, declared in workflow.inputs.items():
             for link in declared.to:
                 info = infos.get(link.node)
@@ -343,9 +364,7 @@ class _Builder:
             info = infos.get(link.node)
             self._declared(f"outputs.{name}", "output", link, workflow, info and info.outputs)
 
-    def _declared(
-        self, where: str, kind: str, link: Link, workflow: Workflow, ports: Mapping[str, Any] | None
-    ) -> None:
+    def _declared(self, where: str, kind: str, link: Link, workflow: Workflow, ports: Mapping[str, Any] | None) -> None:
         if link.node not in workflow.nodes:
             hint = did_you_mean(link.node, workflow.nodes)
             self.fault("no_node", f"there is no node {link.node!r}.", None, where, hint)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -42,9 +42,7 @@ Lane = Literal["cpu", "io", "gpu"]
 class Ports(BaseModel):
     """Outputs of a node: one field per port, checked and frozen when they are made."""
 
-    model_config = ConfigDict(
-        frozen=True, arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
 
 
 class Context:
@@ -148,7 +146,7 @@ class Input:
     name: str
     port: Port
     field: FieldInfo
-    validate: Callable[[Any], Any] | None = field(repr=False)
+    validate: Callable[[Any], Any] | None
     """Checks a value written in a workflow, strictly; None when the port can only be linked."""
     in_key: bool = True
 
@@ -160,7 +158,6 @@ class Input:
     def default(self) -> Any:
         value = self.field.get_default(call_default_factory=True, validated_data={})
         return None if value is PydanticUndefined else value
-
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
@@ -201,10 +198,11 @@ class NodeInfo:
     inputs: dict[str, Input]
     outputs: dict[str, Port]
     summary: str
-    plugin: str = "graphengine"
-    build: Callable[[dict[str, Any]], Node] = field(repr=False, default=None)  # pyright: ignore[reportArgumentType] - always given by describe
-    has_outside: bool = False
-    lazy: tuple[str, ...] = ()
+    plugin: str
+    build: Callable[[dict[str, Any]], Node]
+    """Makes a node of its inputs; raises pydantic's ValidationError."""
+    has_outside: bool
+    lazy: tuple[str, ...]
 
 
 def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") -> NodeInfo:
@@ -240,6 +238,8 @@ def _input(name: str, info: FieldInfo) -> Input:
     validate = None
     if takes_literal(port):
         annotated: Any = info.annotation
+        if port.lazy:  # what is written in a workflow is the value, not the promise of one
+            annotated = list[port.type] if port.many else port.type
         for constraint in info.metadata:
             annotated = Annotated[annotated, constraint]
         adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))

@@ -65,6 +65,7 @@ class Plan:
         added.sort()
         return added
 
+
 def _stands(node: Any, outputs: dict[str, Any]) -> bool:
     """Whether a cached effect still holds: its node is asked, e.g. whether the file is still there."""
     return node.stands(node.Outputs.model_construct(**outputs))

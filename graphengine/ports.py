@@ -50,9 +50,7 @@ class Lazy(Generic[T]):
         return self._value
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.is_instance_schema(cls)
 
 
@@ -127,9 +125,8 @@ def feed(source: Port, target: Port) -> Feed | None:
     """How values of `source` reach `target`; None when they may not."""
     if not _fits(source.type, target.type):
         return None
-    if source.many == target.many or (target.type is Any and not source.many):
-        return Feed.PLAIN
-    if target.type is Any and not target.many:
+    anything = Any in (source.type if not source.many else None, target.type if not target.many else None)
+    if source.many == target.many or anything:  # a lone Any may hold a list already
         return Feed.PLAIN
     return Feed.MAP if source.many else Feed.WRAP
 
@@ -162,6 +159,5 @@ def takes_literal(port: Port) -> bool:
     """Whether an unlinked value can be written for this port: numbers, text, truths, choices and lists of them."""
     options = get_args(port.type) if get_origin(port.type) in (Union, types.UnionType) else (port.type,)
     return any(
-        option in (int, float, str, bool, dict, Any) or get_origin(option) in (Literal, dict)
-        for option in options
+        option in (int, float, str, bool, dict, Any) or get_origin(option) in (Literal, dict) for option in options
     )

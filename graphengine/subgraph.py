@@ -6,6 +6,7 @@ its outputs the declared outputs.  Effects inside are not wanted for themselves:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,18 +17,18 @@ from graphengine.workflow import Link, NodeSpec, Workflow
 PREFIX = "workflow."
 
 
-def flatten(
-    workflow: Workflow, find: Callable[[str], Workflow | None]
-) -> tuple[Workflow, list[Problem]]:
+def flatten(workflow: Workflow, find: Callable[[str], Workflow | None]) -> tuple[Workflow, list[Problem]]:
     """The workflow without subgraphs, and what is wrong with those that could not be replaced."""
     if not any(spec.type.startswith(PREFIX) for spec in workflow.nodes.values()):
         return workflow, []
     problems: list[Problem] = []
     nodes: dict[str, NodeSpec] = {}
     moved: dict[Link, Link] = {}
-    pending = [(name, spec, ()) for name, spec in workflow.nodes.items()]
+    pending: deque[tuple[str, NodeSpec, tuple[str, ...]]] = deque(
+        (name, spec, ()) for name, spec in workflow.nodes.items()
+    )
     while pending:
-        name, spec, above = pending.pop(0)
+        name, spec, above = pending.popleft()
         if not spec.type.startswith(PREFIX):
             nodes[name] = spec
             continue
@@ -51,7 +52,13 @@ def flatten(
 
 def _check_inputs(name: str, spec: NodeSpec, inner: Workflow) -> list[Problem]:
     return [
-        Problem("unknown_input", f"the workflow {inner.name} declares no input {key!r}.", name, key, did_you_mean(key, inner.inputs))
+        Problem(
+            "unknown_input",
+            f"the workflow {inner.name} declares no input {key!r}.",
+            name,
+            key,
+            did_you_mean(key, inner.inputs),
+        )
         for key in spec.inputs
         if key not in inner.inputs
     ]
@@ -59,12 +66,7 @@ def _check_inputs(name: str, spec: NodeSpec, inner: Workflow) -> list[Problem]:
 
 def inline(name: str, inner: Workflow, inputs: Mapping[str, Any]) -> dict[str, NodeSpec]:
     """The nodes of a workflow under the ids `name/...`, with its declared inputs set to `inputs`."""
-    values = {
-        link: inputs[key]
-        for key, declared in inner.inputs.items()
-        if key in inputs
-        for link in declared.to
-    }
+    values = {link: inputs[key] for key, declared in inner.inputs.items() if key in inputs for link in declared.to}
     made = {}
     for inner_id, spec in inner.nodes.items():
         own = {key: _prefixed(value, name) for key, value in spec.inputs.items()}

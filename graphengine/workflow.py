@@ -131,7 +131,7 @@ def parse_json(text: str, name: str = "workflow") -> Any:
         return 0.0
 
     def integer(digits: str) -> int:
-        value = int(digits) if len(digits) < 25 else INTEGER_LIMIT
+        value = int(digits) if len(digits) < 25 else 2 * INTEGER_LIMIT
         if not -INTEGER_LIMIT <= value < 2 * INTEGER_LIMIT:
             faults.append(Problem("integer_too_large", f"{name}: {digits[:24]} does not fit into 64 bits."))
             return 0
@@ -178,16 +178,18 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
 
-    def fault(self, code: str, message: str, node: str | None = None, port: str | None = None, hint: str | None = None) -> None:
+    def fault(
+        self, code: str, message: str, node: str | None = None, port: str | None = None, hint: str | None = None
+    ) -> None:
         self.problems.append(Problem(code, message, node, port, hint))
 
     def workflow(self, document: Any) -> Workflow:
         if not isinstance(document, Mapping):
             raise GraphError([Problem("not_a_workflow", "a workflow is a JSON object.")])
         self._header(document)
-        nodes = {name: spec for name, spec in self._nodes(document.get("nodes"))}
-        inputs = {name: declared for name, declared in self._inputs(document.get("inputs", {}))}
-        outputs = {name: link for name, link in self._outputs(document.get("outputs", {}))}
+        nodes = dict(self._nodes(document.get("nodes")))
+        inputs = dict(self._inputs(document.get("inputs", {})))
+        outputs = dict(self._outputs(document.get("outputs", {})))
         if self.problems:
             raise GraphError(self.problems)
         return Workflow(

@@ -13,8 +13,8 @@ class Switch(Node, category="control"):
     """Pass on one of two inputs; what the other depends on is not computed."""
 
     condition: bool = Field(description="true passes on_true")
-    on_true: Lazy[Any]
-    on_false: Lazy[Any]
+    on_true: Lazy[Any] = Field(description="computed and passed on when the condition is true")
+    on_false: Lazy[Any] = Field(description="computed and passed on when it is false")
 
     class Outputs(Ports):
         value: Any
@@ -71,7 +71,9 @@ class ForEach(Node, category="control"):
         links = []
         for number, item in enumerate(self.items, 1):
             if not isinstance(item, int | float | str | bool):
-                raise ValueError(f"item {number} is a {type(item).__name__}; a node that takes one item maps over a list by itself.")
+                raise ValueError(
+                    f"item {number} is a {type(item).__name__}; a node that takes one item maps over a list by itself."
+                )
             nodes |= inline(f"item{number}", body, {self.input: item})
             links.append(Link(f"item{number}/{end.node}", end.port))
         nodes["collect"] = NodeSpec("Collect", {"items": links})
@@ -81,7 +83,7 @@ class ForEach(Node, category="control"):
 class Collect(Node, category="control"):
     """Several values as one list, in the order in which they are linked."""
 
-    items: list[Any]
+    items: list[Any] = Field(description="the values")
 
     class Outputs(Ports):
         items: list[Any]

@@ -44,7 +44,9 @@ class VAEEncode(Node, category="latent", lane="gpu"):
         width, height = self.image.size
         if space is None or width % space.factor or height % space.factor:
             factor = space.factor if space else "?"
-            raise ValueError(f"the picture is {width} x {height}; both must be multiples of {factor}. Resize or pad it.")
+            raise ValueError(
+                f"the picture is {width} x {height}; both must be multiples of {factor}. Resize or pad it."
+            )
         samples = ctx.models.vae(self.vae).encode(self.image.pixels[..., :3])
         return self.Outputs(latent=Latent(samples, space))
 

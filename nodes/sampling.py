@@ -20,9 +20,7 @@ SamplerName = Literal[
     "unipc",
     "lcm",
 ]
-ScheduleName = Literal[
-    "normal", "karras", "exponential", "simple", "ddim_uniform", "sgm_uniform", "beta"
-]
+ScheduleName = Literal["normal", "karras", "exponential", "simple", "ddim_uniform", "sgm_uniform", "beta"]
 
 
 class Sampler(Node, category="sampling", lane="gpu"):
@@ -34,7 +32,9 @@ class Sampler(Node, category="sampling", lane="gpu"):
     latent: Latent
     seed: int = Field(0, ge=0, lt=2**64, description="picture i of a batch uses seed + i")
     steps: int = Field(20, ge=1, le=1000, description="network calls (heun makes two of each)")
-    guidance: Annotated[float, Field(ge=0, le=100)] | Guider = Field(3.0, description="scale of classifier-free guidance, or a Guidance node")
+    guidance: Annotated[float, Field(ge=0, le=100)] | Guider = Field(
+        3.0, description="scale of classifier-free guidance, or a Guidance node"
+    )
     sampler: SamplerName = Field("dpmpp_2m", description="how the differential equation is solved")
     schedule: ScheduleName = Field("simple", description="where the noise levels of the steps lie")
     denoise: float = Field(1.0, ge=0, le=1, description="strength: 1 starts from pure noise, 0 changes nothing")

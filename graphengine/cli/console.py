@@ -14,7 +14,7 @@ from graphengine.compose import bundled_workflows
 from graphengine.errors import GraphEngineError, GraphError, Problem, did_you_mean
 from graphengine.workflow import Workflow
 
-BAD_INPUT = 2
+BAD_INPUT, SHOWN = 2, 100
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -26,9 +26,11 @@ def say(text: str) -> None:
 
 def fail(error: GraphEngineError | Problem | str) -> int:
     """Tell an error, one line for each problem; returns the exit code."""
-    problems = error.problems if isinstance(error, GraphError) else [error]
-    for problem in problems:
+    problems = error.problems if isinstance(error, GraphError) else (error,)
+    for problem in problems[:SHOWN]:
         err.print(f"[red bold]error[/] {escape(str(problem))}")
+    if len(problems) > SHOWN:
+        say(f"... and {len(problems) - SHOWN} more.")
     return BAD_INPUT
 
 

@@ -152,7 +152,9 @@ def _show(info: NodeInfo) -> None:
     table = Table("input", "type", "default", "range", "meaning", box=None, pad_edge=False)
     for key, item in info.inputs.items():
         low, high = item.bounds
-        limits = f"{'' if low is None else low} .. {'' if high is None else high}" if (low, high) != (None, None) else ""
+        limits = (
+            f"{'' if low is None else low} .. {'' if high is None else high}" if (low, high) != (None, None) else ""
+        )
         default = "required" if item.required else repr(item.default)
         table.add_row(key, escape(item.port.label), escape(default), limits, escape(item.help))
     out.print(table)

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 def train(
     model: Model,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for states, plots and the checkpoint.")] = Path("runs/tiny"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for states, plots and the checkpoint.")] = Path(
+        "runs/tiny"
+    ),
     steps: Annotated[int, typer.Option(min=1, help="Steps of the denoiser.")] = 2800,
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the autoencoder.")] = 1700,
     text_steps: Annotated[int, typer.Option(min=1, help="Steps of the text encoder's lesson.")] = 700,
@@ -55,6 +57,8 @@ def evaluate(
 
     results = evaluate(Evaluation(model, count, steps, guidance, seed), Settings.load(), sheet)
     if as_json:
-        line({kind: {fact: right / total for fact, (right, total) in scores.items()} for kind, scores in results.items()})
+        line(
+            {kind: {fact: right / total for fact, (right, total) in scores.items()} for kind, scores in results.items()}
+        )
     else:
         out.print(table(results))

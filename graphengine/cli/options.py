@@ -16,14 +16,13 @@ InputFolder = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.", show_default="the best there is")
 ]
-Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="float32, float16 or bfloat16.", show_default="by device")
-]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16.", show_default="by device")]
 CacheFolder = Annotated[
     Path | None, typer.Option("--cache-folder", help="Folder of the output cache.", show_default="the user's cache")
 ]
 PluginFolder = Annotated[
-    list[Path] | None, typer.Option("--plugins", help="Folder with plugins; may be given again.", show_default="the user's data")
+    list[Path] | None,
+    typer.Option("--plugins", help="Folder with plugins; may be given again.", show_default="the user's data"),
 ]
 
 

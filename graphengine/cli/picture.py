@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command()(verify)
 
 
-def show(picture: Picture, as_json: Annotated[bool, typer.Option("--json", help="Print the recipe itself.")] = False) -> None:
+def show(
+    picture: Picture, as_json: Annotated[bool, typer.Option("--json", help="Print the recipe itself.")] = False
+) -> None:
     """Show the recipe that a picture carries.  `graphengine run PICTURE` makes it again."""
     from graphengine.pictures import read_recipe
 
@@ -71,7 +73,7 @@ def verify(
         now = {graph.tasks[p].id: json.loads(facts) for p, facts in keys.outside.items()}
         changes = list(_changes(recipe, now, engine.settings.numerics()))
         values = engine.submit(workflow, targets=[target]).result()
-    made = [value for value in _images(values[target])]
+    made = _images(values[target])
     stored = open_picture(picture, settings.pixel_limit)
     worst = min((_difference(pixels, stored) for pixels in made), default=None)
     for change in changes:

@@ -7,6 +7,7 @@ arguments, and gives the command a signature that has one parameter more for eac
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -41,7 +42,7 @@ def _workflow_name(arguments: list[str]) -> str | None:
 
 
 def _plugin_folders(arguments: list[str]) -> list[Path]:
-    found = [after for before, after in zip(arguments, arguments[1:], strict=False) if before == "--plugins"]
+    found = [after for before, after in itertools.pairwise(arguments) if before == "--plugins"]
     found += [argument.partition("=")[2] for argument in arguments if argument.startswith("--plugins=")]
     return [Path(folder) for folder in found]
 
@@ -75,7 +76,9 @@ def _with_inputs(declared: Mapping[str, tuple[Input, Any, str]]) -> Any:
     parameters = [p.replace(annotation=hints[p.name]) for p in parameters]
     for key, (target, written, text) in declared.items():
         annotation = Annotated[_kind(target), _option(key, target, written, text)]
-        parameters.append(inspect.Parameter(_parameter(key), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        parameters.append(
+            inspect.Parameter(_parameter(key), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - read by inspect
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = run.__doc__
@@ -197,4 +200,3 @@ def _files(value: Any) -> list[Any]:
         elif isinstance(item, list):
             items.extend(item)
     return found
-

@@ -42,13 +42,15 @@ def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> I
 
 
 def dpmpp_3m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Iterator[Step]:
-    """SDE-DPM-Solver++ of third order, eta 1; its second step is the midpoint form, as in diffusers."""
+    """SDE-DPM-Solver++ of third order, eta 1; its second step is the midpoint form, as in diffusers.
+
+    diffusers weighs the second difference with (1 - e^-z - z) / z^2 - 1/2, which does not vanish with the step; the
+    expansion of the integral has + 1/2, as here and in k-diffusion.
+    """
     yield from _sde(denoise, x, sigmas, noise, order=3)
 
 
-def _sde(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, order: int
-) -> Iterator[Step]:
+def _sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, order: int) -> Iterator[Step]:
     history: list[tuple[Tensor, float]] = []
     for index, level, sigma, following in levels(sigmas):
         denoised = denoise(x, level)

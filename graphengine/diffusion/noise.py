@@ -17,9 +17,7 @@ class NoiseSource:
         device, dtype: where the noise goes; it is drawn on the CPU in float32 first.
     """
 
-    def __init__(
-        self, seeds: Sequence[int], shape: tuple[int, ...], device: str | torch.device, dtype: torch.dtype
-    ):
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: str | torch.device, dtype: torch.dtype):
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._shape, self._device, self._dtype = shape, device, dtype
 

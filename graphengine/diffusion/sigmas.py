@@ -38,9 +38,7 @@ class NoiseSchedule:
         return cls.from_betas(torch.linspace(start, end, steps, dtype=torch.float32))
 
     @classmethod
-    def scaled_linear(
-        cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000
-    ) -> NoiseSchedule:
+    def scaled_linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> NoiseSchedule:
         """Square roots of the betas in equal steps (Rombach et al. 2022)."""
         return cls.from_betas(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2)
 
@@ -168,9 +166,7 @@ SCHEDULES: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {
 }
 
 
-def sigma_schedule(
-    name: str, schedule: NoiseSchedule, steps: int, denoise: float = 1.0
-) -> Tensor:
+def sigma_schedule(name: str, schedule: NoiseSchedule, steps: int, denoise: float = 1.0) -> Tensor:
     """The noise levels of one run: float32 `[steps + 1]`, falling, the last 0.
 
     With a strength `denoise` below 1 the schedule is made for `int(steps / denoise)` steps, of which the last

@@ -32,9 +32,7 @@ class Request:
 
 
 @torch.no_grad()
-def sample(
-    model: DenoiserAdapter, latent: Latent, request: Request, progress: Callable[[int, int], None]
-) -> Tensor:
+def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: Callable[[int, int], None]) -> Tensor:
     """Denoised samples `[B, C, h, w]` on the CPU.
 
     With `denoise` 1 the latent is ignored and x starts at noise * sqrt(1 + sigma^2): unit variance in the

@@ -8,11 +8,12 @@ errors that a denoiser leaves.  Most steps see 32 x 32 crops: four times as many
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphengine.training.optimiser import Optimiser
 from graphengine.training.trainer import Stage
@@ -22,7 +23,7 @@ KL_WEIGHT, MSE_WEIGHT, DECODER_NOISE = 3e-4, 2.0, 0.12
 
 def build() -> AutoencoderKL:
     """The untrained autoencoder: eight times smaller on each side, eight channels."""
-    return AutoencoderKL(
+    config: dict[str, Any] = dict(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(24, 48, 80, 112),
@@ -34,6 +35,7 @@ def build() -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
+    return AutoencoderKL(**config)
 
 
 def to_signal(pictures: np.ndarray | Tensor) -> Tensor:
@@ -47,13 +49,12 @@ def to_pictures(signal: Tensor) -> np.ndarray:
     return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def train(
-    pictures: np.ndarray, folder: Path, steps: int, batch: int, rate: float, seed: int
-) -> AutoencoderKL:
+def train(pictures: np.ndarray, folder: Path, steps: int, batch: int, rate: float, seed: int) -> AutoencoderKL:
     """Train on uint8 `[n, 64, 64, 3]`; returns the averaged model with its scaling factor set."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
-    model = build().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's own overload
+    model: Any = build()
+    model.to(device, memory_format=torch.channels_last)
     stage = Stage("autoencoder", {"vae": model}, Optimiser([(model, 1.0)], rate), steps, folder)
     stage.average_decay = 0.995
 
@@ -61,11 +62,11 @@ def train(
         target = to_signal(_visit(pictures, batch, seed, step)).to(device)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         with torch.autocast(device, torch.bfloat16):
-            posterior = model.encode(target).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+            posterior = model.encode(target).latent_dist
             mean, deviation = posterior.mean.float(), posterior.std.float()
             spread = (deviation**2 + (DECODER_NOISE * mean.detach().std()) ** 2).sqrt()
             noise = torch.randn(mean.shape, generator=generator).to(device)
-            restored = model.decode(mean + spread * noise).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
+            restored = model.decode(mean + spread * noise).sample.float()
         kl = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.log()).mean()
         error = restored - target
         return error.abs().mean() + MSE_WEIGHT * (error**2).mean() + KL_WEIGHT * kl
@@ -84,26 +85,23 @@ def _visit(pictures: np.ndarray, batch: int, seed: int, step: int) -> np.ndarray
         return pictures[random.integers(0, len(pictures), batch)]
     rows = random.integers(0, len(pictures), 3 * batch)
     tops, lefts = random.integers(0, 33, (2, len(rows)))
-    return np.stack(
-        [pictures[r, t : t + 32, c : c + 32] for r, t, c in zip(rows, tops, lefts, strict=True)]
-    )
+    return np.stack([pictures[r, t : t + 32, c : c + 32] for r, t, c in zip(rows, tops, lefts, strict=True)])
 
 
 @torch.inference_mode()
-def encode(model: AutoencoderKL, pictures: np.ndarray, batch: int = 64) -> Tensor:
+def encode(model: Any, pictures: np.ndarray, batch: int = 64) -> Tensor:
     """Latent means, unscaled, float32 `[n, 8, 8, 8]` on the CPU, of uint8 `[n, 64, 64, 3]`."""
     means = [
-        model.encode(to_signal(pictures[i : i + batch]).to(model.device)).latent_dist.mean.cpu()  # pyright: ignore[reportAttributeAccessIssue]
+        model.encode(to_signal(pictures[i : i + batch]).to(model.device)).latent_dist.mean.cpu()
         for i in range(0, len(pictures), batch)
     ]
     return torch.cat(means)
 
 
 @torch.inference_mode()
-def decode(model: AutoencoderKL, latents: Tensor, batch: int = 64) -> np.ndarray:
+def decode(model: Any, latents: Tensor, batch: int = 64) -> np.ndarray:
     """Pictures, uint8 `[n, 64, 64, 3]`, of unscaled latents."""
     parts = [
-        to_pictures(model.decode(latents[i : i + batch].to(model.device)).sample)  # pyright: ignore[reportAttributeAccessIssue]
-        for i in range(0, len(latents), batch)
+        to_pictures(model.decode(latents[i : i + batch].to(model.device)).sample) for i in range(0, len(latents), batch)
     ]
     return np.concatenate(parts)

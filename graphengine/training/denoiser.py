@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from graphengine.training.language import tokenize, vary
@@ -42,7 +43,7 @@ class Scheme:
 
 def build(text_width: int = 128) -> UNet2DConditionModel:
     """The untrained U-Net on 8 x 8 latents; the pooled caption joins the time embedding."""
-    model = UNet2DConditionModel(
+    config: dict[str, Any] = dict(
         sample_size=8,
         in_channels=8,
         out_channels=8,
@@ -56,6 +57,7 @@ def build(text_width: int = 128) -> UNet2DConditionModel:
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )
+    model = UNet2DConditionModel(**config)
     with torch.no_grad():  # residual branches start near the identity
         for name, parameter in model.named_parameters():
             if name.endswith(("conv2.weight", "to_out.0.weight", "ff.net.2.weight", "proj_out.weight")):
@@ -85,9 +87,10 @@ def train(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(scheme.seed)
-    unet = build().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's own overload
+    unet: Any = build()
+    unet.to(device, memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())
-    text = text.to(device).train()  # pyright: ignore[reportCallIssue]
+    nn.Module.to(text, device).train()
     optimiser = Optimiser([(unet, 1.0), (text, TEXT_RATE)], scheme.rate)
     modules = {"unet": unet, "text": text}
     stage = Stage("denoiser", modules, optimiser, scheme.steps, folder, average_decay=0.999)

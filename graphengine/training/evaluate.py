@@ -89,9 +89,7 @@ def evaluate(
     return {kind: score(scenes[kind], pictures[kind]) for kind in KINDS}
 
 
-def draw_prompts(
-    memory: Any, handles: Any, captions: list[str], evaluation: Evaluation, start: int = 0
-) -> np.ndarray:
+def draw_prompts(memory: Any, handles: Any, captions: list[str], evaluation: Evaluation, start: int = 0) -> np.ndarray:
     """Pictures of captions, uint8 `[n, 64, 64, 3]`; picture i has the seed `evaluation.seed + start + i`."""
     import torch
 

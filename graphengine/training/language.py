@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator(words(), trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = alphabet + [letter + "</w>" for letter in alphabet]
@@ -74,6 +73,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The untrained encoder: two layers of width 128."""
+    special: Any = tokenizer
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -82,18 +82,16 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         num_attention_heads=HEADS,
         max_position_embeddings=MAX_TOKENS,
         projection_dim=WIDTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=special.bos_token_id,
+        eos_token_id=special.eos_token_id,
+        pad_token_id=special.pad_token_id,
     )
     return CLIPTextModel(config)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Token ids, int64 `[n, 32]`, padded."""
-    batch = tokenizer(
-        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
+    batch = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     return torch.as_tensor(batch["input_ids"])
 
 
@@ -173,9 +171,7 @@ def teach(
 
 
 @torch.inference_mode()
-def readable(
-    model: CLIPTextModel, reader: Reader, tokenizer: CLIPTokenizer, count: int, seed: int
-) -> float:
+def readable(model: CLIPTextModel, reader: Reader, tokenizer: CLIPTokenizer, count: int, seed: int) -> float:
     """Share of attributes that the reader names right over `count` new captions."""
     random = np.random.default_rng(seed)
     scenes = [random_scene(random, 0.5, 0.3) for _ in range(count)]

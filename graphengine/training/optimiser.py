@@ -74,9 +74,7 @@ class Optimiser:
             hidden = {id(p) for p in _hidden_matrices(module)}
             wanted = [p for p in module.parameters() if p.requires_grad]
             matrices.append({"params": [p for p in wanted if id(p) in hidden], "lr": rate * share})
-            others.append(
-                {"params": [p for p in wanted if id(p) not in hidden], "lr": rate * share * vectors}
-            )
+            others.append({"params": [p for p in wanted if id(p) not in hidden], "lr": rate * share * vectors})
         self.parts: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=rate),  # pyright: ignore[reportArgumentType] - groups are parameters too
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -101,7 +99,7 @@ class Optimiser:
             part.load_state_dict(state)
 
 
-def _hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+def _hidden_matrices(module: nn.Module) -> list[Tensor]:
     """Weights of linear and convolution layers.  Embeddings and narrow ends belong to AdamW."""
     return [
         layer.weight

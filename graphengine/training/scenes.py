@@ -191,9 +191,7 @@ def _ground(scene: Scene, side: int, random: np.random.Generator, jitter: float)
     return first + (second - first) * share[..., None]
 
 
-def draw(
-    scene: Scene, random: np.random.Generator, side: int = 64, jitter: float = 1.0
-) -> np.ndarray:
+def draw(scene: Scene, random: np.random.Generator, side: int = 64, jitter: float = 1.0) -> np.ndarray:
     """Draw a scene as uint8 `[side, side, 3]`; `jitter` 0 draws the ideal picture."""
     picture = _ground(scene, side, random, jitter).astype(np.float32)
     for index, thing in enumerate(scene.things):

@@ -93,7 +93,7 @@ class Stage:
             current = module.state_dict()
             average = self.averages[name]
             floats = [key for key in average if average[key].is_floating_point()]
-            torch._foreach_lerp_(
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage] - one call for all weights
                 [average[k] for k in floats], [current[k] for k in floats], 1 - decay
             )
         return value.item()

@@ -43,7 +43,9 @@ def _fill(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         told = str(error).split("\n")
-        raise CheckpointError(f"{folder.parent.name}/{folder.name} does not fit its config: {' '.join(told[:3])}") from error
+        raise CheckpointError(
+            f"{folder.parent.name}/{folder.name} does not fit its config: {' '.join(told[:3])}"
+        ) from error
 
 
 def _load(model_class: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
@@ -93,7 +95,7 @@ class Text:
         for module in model.modules():  # the only buffer, and no part of the weights
             if getattr(module, "position_ids", None) is not None:
                 module.position_ids = torch.arange(model.config.max_position_embeddings)[None]
-        self.network = model.to(device).eval().requires_grad_(False)
+        self.network: Any = torch.nn.Module.to(model, device).eval().requires_grad_(False)
         self._device = device
         self._length = int(model.config.max_position_embeddings)
 

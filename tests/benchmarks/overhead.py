@@ -1,0 +1,213 @@
+"""What the engine costs per node, against a plain Python loop over the same functions in the same order.
+
+Nodes do next to nothing (they add integers), so all that is left is the engine: checks, keys, plan, events, cache.
+Measured from a parsed `Workflow` to the finished event, CPU time of all threads, best of several:
+
+    fresh      new engine, empty memory cache, disk tier on in an empty folder
+    same       the same engine, an equal workflow parsed anew
+    changed    the same engine, a workflow parsed anew whose last node has another literal (another one each time)
+    loop       `values[name] = function(*[values[source] for source in sources], literal)` for every node
+
+    python tests/benchmarks/overhead.py [largest number of nodes; 100000]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure import best, cost, judged, table
+
+from graphengine import Context, Node, Ports, Settings, Workflow
+from graphengine.cache import Cache
+from graphengine.engine import Engine
+from graphengine.registry import Registry
+from graphengine.store.disk import DiskStore
+
+FRESH_LIMIT, CHANGED_LIMIT, SAME_LIMIT, GROWTH_LIMIT = 25, 4, 1, 12
+ROUNDS = {100: 30, 1_000: 10, 10_000: 4, 100_000: 2}
+WIDTH = 10
+PRIME = 1_000_003
+
+
+def add(a: int, b: int) -> int:
+    return (a + b) % PRIME
+
+
+def mix(a: int, b: int, c: int) -> int:
+    return (a + b + c) % PRIME
+
+
+def total(numbers: list[int], b: int) -> int:
+    return (sum(numbers) + b) % PRIME
+
+
+class Number(Ports):
+    """One number."""
+
+    number: int
+
+
+class Add(Node):
+    """Two numbers as one."""
+
+    a: int = 0
+    b: int = 0
+    Outputs = Number
+
+    def run(self, ctx: Context) -> Number:
+        return Number(number=add(self.a, self.b))
+
+
+class Mix(Node):
+    """Three numbers as one."""
+
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    Outputs = Number
+
+    def run(self, ctx: Context) -> Number:
+        return Number(number=mix(self.a, self.b, self.c))
+
+
+class Total(Node):
+    """Many numbers as one."""
+
+    numbers: list[int]
+    b: int = 0
+    Outputs = Number
+
+    def run(self, ctx: Context) -> Number:
+        return Number(number=total(self.numbers, self.b))
+
+
+Step = tuple[str, Callable[..., int], list[str], int]
+
+
+@dataclass
+class Case:
+    """A graph twice: as the nodes of a document, and as the steps of a plain loop."""
+
+    nodes: dict[str, dict[str, Any]]
+    steps: list[Step]
+    outputs: list[str]
+    literal: str
+
+    def workflow(self, last: int) -> Workflow:
+        """The workflow, parsed from text, its last node having `last` as its literal."""
+        name = next(reversed(self.nodes))
+        nodes = self.nodes | {name: {**self.nodes[name]}}
+        nodes[name]["inputs"] = {**nodes[name]["inputs"], self.literal: last}
+        outputs = {f"number_{i}": {"from": f"{node}.number"} for i, node in enumerate(self.outputs)}
+        return Workflow.load(json.dumps({"graphengine": 1, "name": "bench", "outputs": outputs, "nodes": nodes}))
+
+    def loop(self) -> dict[str, int]:
+        values: dict[str, int] = {}
+        for name, function, sources, literal in self.steps:
+            values[name] = function(*[values[source] for source in sources], literal)
+        return values
+
+
+def _link(node: str) -> dict[str, str]:
+    return {"from": f"{node}.number"}
+
+
+def _adder(source: str, literal: int) -> dict[str, Any]:
+    return {"type": "Add", "inputs": {"a": _link(source), "b": literal}}
+
+
+def chain(size: int) -> Case:
+    """Every node reads the one before."""
+    names = [f"node_{i}" for i in range(size)]
+    nodes = {names[0]: {"type": "Add", "inputs": {"a": 0, "b": 1}}}
+    nodes |= {name: _adder(before, 1) for before, name in zip(names, names[1:], strict=False)}
+    steps: list[Step] = [(names[0], lambda b: add(0, b), [], 1)]
+    steps += [(name, add, [before], 1) for before, name in zip(names, names[1:], strict=False)]
+    return Case(nodes, steps, [names[-1]], "b")
+
+
+def wide(size: int) -> Case:
+    """One source, many readers, one node that collects them in a list."""
+    names = [f"node_{i}" for i in range(1, size - 1)]
+    nodes: dict[str, Any] = {"source": {"type": "Add", "inputs": {"a": 0, "b": 1}}}
+    nodes |= {name: _adder("source", i) for i, name in enumerate(names)}
+    nodes["last"] = {"type": "Total", "inputs": {"numbers": [_link(name) for name in names], "b": 1}}
+    steps: list[Step] = [("source", lambda b: add(0, b), [], 1)]
+    steps += [(name, add, ["source"], i) for i, name in enumerate(names)]
+    return Case(nodes, [*steps, ("last", lambda *all_: total([*all_[:-1]], all_[-1]), names, 1)], ["last"], "b")
+
+
+def layered(size: int) -> Case:
+    """Layers of ten; every node reads two of the layer before."""
+    nodes: dict[str, Any] = {}
+    steps: list[Step] = []
+    for i in range(size):
+        layer, row = divmod(i, WIDTH)
+        name = f"node_{layer}_{row}"
+        if layer == 0:
+            nodes[name] = {"type": "Add", "inputs": {"a": 0, "b": row}}
+            steps.append((name, lambda b: add(0, b), [], row))
+            continue
+        sources = [f"node_{layer - 1}_{row}", f"node_{layer - 1}_{(row + 1) % WIDTH}"]
+        nodes[name] = {"type": "Mix", "inputs": {"a": _link(sources[0]), "b": _link(sources[1]), "c": row}}
+        steps.append((name, mix, sources, row))
+    return Case(nodes, steps, list(nodes)[-WIDTH:], "c" if size > WIDTH else "b")
+
+
+@contextmanager
+def fresh_engine() -> Iterator[Engine]:
+    """An engine with nothing in its caches."""
+    registry = Registry()
+    registry.extend([Add, Mix, Total])
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(cache_folder=Path(folder), disk_budget=2**30)
+        cache = Cache(settings.memory_budget, DiskStore(settings.cache_folder, settings.disk_budget))
+        with Engine(registry, settings, cache) as engine:
+            yield engine
+
+
+def measure(case: Case) -> tuple[float, float, float, float]:
+    """CPU seconds: loop, fresh, same, changed.  Checks on the way that the engine computes what the loop does."""
+    size = len(case.nodes)
+    rounds = ROUNDS[size]
+    loop, fresh, same, changed = best(case.loop, rounds), *[float("inf")] * 3
+    expected = list(case.loop().values())[-len(case.outputs) :]
+    first = case.steps[-1][3]
+    for number in range(rounds):
+        loop = min(loop, cost(case.loop).cpu)
+        with fresh_engine() as engine:
+            workflow, again, other = (case.workflow(first), case.workflow(first), case.workflow(first + number + 1))
+            fresh = min(fresh, cost(lambda w=workflow, e=engine: e.submit(w).result()).cpu)
+            assert list(engine.submit(workflow).result().values()) == expected
+            same = min(same, cost(lambda w=again, e=engine: e.submit(w).result()).cpu)
+            changed = min(changed, cost(lambda w=other, e=engine: e.submit(w).result()).cpu)
+    return loop, fresh, same, changed
+
+
+def main(largest: int) -> None:
+    rows = []
+    for name, build in (("chain", chain), ("wide", wide), ("layered", layered)):
+        took: dict[int, float] = {}
+        for size in ROUNDS:
+            if size > largest or (size == 100_000 and name != "chain"):
+                continue
+            loop, fresh, same, changed = (seconds / size * 1e6 for seconds in measure(build(size)))
+            took[size] = fresh * size
+            ratio, growth = judged(fresh / loop, FRESH_LIMIT, 1), ""
+            if size == 10_000:
+                growth = judged(took[size] / took[1_000], GROWTH_LIMIT, 1)
+            known = [judged(changed, CHANGED_LIMIT), judged(same, SAME_LIMIT)]
+            rows.append([f"{name} {size:,}", f"{loop:.2f}", f"{fresh:.2f}", ratio, *known, growth])
+    head = ["us per node", "loop", "fresh", "fresh / loop", "changed", "same", "10,000 / 1,000"]
+    table("Engine against a plain loop over the same functions", head, rows)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)

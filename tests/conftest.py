@@ -1,0 +1,29 @@
+"""Every test has folders of its own; torch keeps to one thread, because the machine is shared."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from pathlib import Path
+
+import pytest
+
+from graphengine.testing import engine
+
+__all__ = ["engine"]
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's is read or written."""
+    monkeypatch.setenv("GRAPHENGINE_CACHE_FOLDER", str(tmp_path / "cache"))
+    monkeypatch.setenv("GRAPHENGINE_OUTPUT_FOLDER", str(tmp_path / "output"))
+    monkeypatch.setenv("GRAPHENGINE_PLUGIN_FOLDERS", str(tmp_path / "plugins"))
+    monkeypatch.setenv("GRAPHENGINE_MODEL_FOLDERS", str(tmp_path / "models"))
+
+
+@pytest.fixture
+def workflows() -> Path:
+    return ROOT / "workflows"
