@@ -23,7 +23,7 @@ def train(
     folder: Annotated[Path, typer.Option("--out", help="Folder for states, plots and the checkpoint.")] = Path(
         "runs/tiny"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the denoiser.")] = 2800,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the denoiser.")] = 2200,
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the autoencoder.")] = 1700,
     text_steps: Annotated[int, typer.Option(min=1, help="Steps of the text encoder's lesson.")] = 700,
     scenes: Annotated[int, typer.Option(min=100, help="Scenes that are drawn for the denoiser.")] = 40_000,
@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Make the embedded model from nothing: draw scenes, train the VAE, the text encoder and the denoiser.
 
-    Stop it at any time; the same command goes on where it was.  About an hour and a half on two CPU cores.
+    Stop it at any time; the same command goes on where it was.  About an hour on two CPU cores.
     """
     if model != "tiny":
         raise typer.Exit(fail(Problem("unknown_model", f"only tiny can be trained, not {model!r}.")))

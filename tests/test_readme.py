@@ -1,0 +1,56 @@
+"""What README shows works."""
+
+import json
+import re
+from pathlib import Path
+
+from graphengine import Engine, Workflow
+from graphengine.testing import settings
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)[number]
+
+
+def test_there_are_exactly_two_set_up_commands():
+    assert len(re.findall(r"^ *pip install -c constraints\.txt -e ", TEXT, re.MULTILINE)) == 2
+
+
+def test_the_workflow_runs(tmp_path, workflows):
+    place = settings(tmp_path).model_copy(update={"input_folder": workflows.parent})
+    with Engine(settings=place) as engine:
+        image = engine.submit(Workflow.load(json.loads(block("json")))).result(30)["image"]
+    assert image.size == (64, 64)
+
+
+def test_the_python_call_runs(tmp_path, workflows, monkeypatch):
+    monkeypatch.chdir(workflows.parent)
+    names = {}
+    exec(block("python", 0), names)  # README's own lines
+    assert len(names["pictures"]) == 1
+
+
+def test_the_node_is_ten_lines_and_runs(tmp_path):
+    text = block("python", 1)
+    assert len([row for row in text.splitlines() if row.strip()]) <= 11
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "fade.py").write_text(text)
+    from graphengine.testing import picture
+
+    with Engine(settings=settings(tmp_path)) as engine:
+        info = engine.registry.find("fade.Fade")
+        assert info
+        image = picture(4, 4)
+        made = info.build({"image": image, "amount": 1.0}).run(None)
+    assert abs(made.image.pixels - (1 - image.pixels)).max() < 1e-6
+
+
+def test_the_commands_name_workflows_and_options_that_exist(workflows):
+    for row in block("sh").splitlines():
+        words = row.split()
+        if words[1] in ("run", "explain"):
+            document = Workflow.load(workflows / f"{words[2]}.json")
+            options = {w[2:].replace("-", "_") for w in words if w.startswith("--")} - {"help", "set"}
+            assert options <= set(document.inputs)
