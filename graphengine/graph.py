@@ -106,8 +106,9 @@ class Graph:
         for name in different:
             position = self.index[name]
             old = tasks[position]
-            literals = builder.literals(name, old.info, workflow.nodes[name].inputs)
-            static = _static(old.info, literals, old.wires)
+            parted = _part(workflow.nodes[name].inputs)
+            literals = builder.literals(name, old.info, parted)
+            static = _static(old.info, literals, old.wires, old.lists)
             tasks[position] = Task(name, old.info, literals, old.wires, static, old.mapped, old.lists)
             positions.append(position)
         if builder.problems:
@@ -147,23 +148,50 @@ def _same_links(old: NodeSpec, new: NodeSpec) -> bool:
     )
 
 
+class Parted(NamedTuple):
+    """A spec's inputs, told apart: literals, links with their slots, and the lists that have links in them."""
+
+    literals: dict[str, Any]
+    links: list[tuple[str, int | None, Link]]
+    lists: dict[str, list[Any]]
+
+
+def _part(inputs: Mapping[str, Any]) -> Parted:
+    literals: dict[str, Any] = {}
+    links: list[tuple[str, int | None, Link]] = []
+    lists: dict[str, list[Any]] = {}
+    for key, value in inputs.items():
+        kind = type(value)
+        if kind is Link:
+            links.append((key, None, value))
+        elif kind is list and any(type(item) is Link for item in value):
+            lists[key] = value
+            links += [(key, slot, item) for slot, item in enumerate(value) if type(item) is Link]
+        else:
+            literals[key] = value
+    return Parted(literals, links, lists)
+
+
 def _has_link(value: Any) -> bool:
-    return isinstance(value, Link) or (isinstance(value, list) and any(isinstance(v, Link) for v in value))
+    return type(value) is Link or (type(value) is list and any(type(item) is Link for item in value))
 
 
-def _static(info: NodeInfo, literals: dict[str, Any], wires: tuple[Wire, ...]) -> bytes:
+def _static(
+    info: NodeInfo, literals: dict[str, Any], wires: tuple[Wire, ...], lists: tuple[tuple[str, list[Any]], ...]
+) -> bytes:
     """Literals and the shape of the wiring as bytes.  `repr` tells 1 from 1.0, "1" and True, and orders nothing."""
     inputs = info.inputs
     parts = [f"{k}={_canonical(v)}" for k, v in literals.items() if inputs[k].in_key]
+    parts += [f"{k}={_canonical(v)}" for k, v in lists if inputs[k].in_key]
     if len(parts) > 1:
         parts.sort()
-    for wire in wires:
-        if inputs[wire.input].in_key:
-            parts.append(f"{wire.input}<{wire.port}/{wire.slot}")
+    parts += [f"{name}<{port}/{slot}" for name, _, port, _, slot, _ in wires if inputs[name].in_key]
     return "\0".join(parts).encode("utf-8", "surrogatepass")
 
 
 def _canonical(value: Any) -> str:
+    if type(value) in (int, str, float, bool):
+        return repr(value)
     if isinstance(value, dict):
         return "{" + ",".join(f"{k!r}:{_canonical(value[k])}" for k in sorted(value)) + "}"
     if isinstance(value, list):
@@ -177,18 +205,19 @@ class _Builder:
     def __init__(self, registry: Registry, given: dict[str, Given]):
         self.registry, self.given = registry, given
         self.problems: list[Problem] = []
+        self._feeds: dict[tuple[int, int, bool, bool], Feed | None] = {}
 
     def build(self, flat: tuple[Workflow, list[Problem]]) -> Graph:
         workflow, problems = flat
         self.problems += problems
         infos = self._infos(workflow)
-        order = self._order(workflow, infos)
+        parted = {name: _part(spec.inputs) for name, spec in workflow.nodes.items()}
+        order = self._order(parted, infos)
         index = {name: position for position, name in enumerate(order)}
         tasks: list[Task] = []
-        listed: list[bool] = []
         for name in order:
-            tasks.append(self._task(name, infos[name], workflow.nodes[name].inputs, index, tasks))
-            listed.append(tasks[-1].mapped)
+            tasks.append(self._task(name, infos[name], parted[name], index, tasks))
+        self._missing(parted)
         self._signature(workflow, infos)
         if self.problems:
             raise GraphError(self.problems)
@@ -216,17 +245,16 @@ class _Builder:
                 )
         return infos
 
-    def _order(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
+    def _order(self, parted: Mapping[str, Parted], infos: Mapping[str, NodeInfo]) -> list[str]:
         """Topological order by counting (Kahn 1962); what is left over stands in or behind a cycle."""
         waiting: dict[str, int] = {}
         readers: dict[str, list[str]] = {}
         for name in infos:
             count = 0
-            for value in workflow.nodes[name].inputs.values():
-                for link in _links(value):
-                    if link.node in infos:
-                        readers.setdefault(link.node, []).append(name)
-                        count += 1
+            for _, _, (source, _) in parted[name].links:
+                if source in infos:
+                    readers.setdefault(source, []).append(name)
+                    count += 1
             waiting[name] = count
         order = [name for name, count in waiting.items() if not count]
         for name in order:  # grows while it is walked
@@ -252,28 +280,23 @@ class _Builder:
                     "cycle", f"the nodes feed each other in a circle: {path}.", names[0], hint="Cut one of these links."
                 )
 
-    def _task(
-        self, name: str, info: NodeInfo, inputs: Mapping[str, Any], index: Mapping[str, int], tasks: list[Task]
-    ) -> Task:
+    def _task(self, name: str, info: NodeInfo, parted: Parted, index: Mapping[str, int], tasks: list[Task]) -> Task:
         wires: list[Wire] = []
-        lists: list[tuple[str, list[Any]]] = []
         mapped = False
-        for key, value in inputs.items():
+        for key, slot, link in parted.links:
             target = info.inputs.get(key)
-            if target is None or not _has_link(value):
-                continue
-            links = [(None, value)] if isinstance(value, Link) else list(enumerate(value))
-            if isinstance(value, list):
-                lists.append((key, self._list_items(name, target, value)))
-            for slot, link in links:
-                if isinstance(link, Link):
-                    wire = self._wire(name, target, link, slot, index, tasks)
-                    if wire:
-                        wires.append(wire)
-                        mapped = mapped or wire.feed is Feed.MAP
-        literals = self.literals(name, info, inputs)
+            wire = self._wire(name, target, link, slot, index, tasks) if target else None
+            if wire:
+                wires.append(wire)
+                mapped = mapped or wire.feed is Feed.MAP
+        lists = tuple(
+            (key, self._list_items(name, info.inputs[key], value))
+            for key, value in parted.lists.items()
+            if key in info.inputs
+        )
+        literals = self.literals(name, info, parted)
         made = tuple(wires)
-        return Task(name, info, literals, made, _static(info, literals, made), mapped, tuple(lists))
+        return Task(name, info, literals, made, _static(info, literals, made, lists), mapped, lists)
 
     def _list_items(self, name: str, target: Input, value: list[Any]) -> list[Any]:
         """A list written with links in it: literals stay in place, links are filled in when it runs."""
@@ -286,14 +309,13 @@ class _Builder:
     def _wire(
         self, name: str, target: Input, link: Link, slot: int | None, index: Mapping[str, int], tasks: list[Task]
     ) -> Wire | None:
-        given = self.given.get(link.node) if link.port == "given" else None
-        wanted = Port(target.port.type) if slot is not None else target.port
-        if given:
-            how = feed(given.port, wanted)
+        position = index.get(link.node)
+        if position is None:
+            given = self.given.get(link.node) if link.port == "given" else None
+            if given is None:
+                return None  # told by _missing, or part of a cycle
+            how = self._how(given.port, False, target.port, slot)
             return Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False)
-        if link.node not in index:
-            return None  # told by _missing_links, or part of a cycle
-        position = index[link.node]
         source = tasks[position]
         port = source.info.outputs.get(link.port)
         if port is None:
@@ -302,12 +324,20 @@ class _Builder:
                 "no_port", f"{link.node} ({source.info.name}) has no output {link.port!r}.", name, target.name, hint
             )
             return None
-        how = feed(port.listed() if source.mapped else port, wanted)
-        if how is None or (slot is not None and how is not Feed.PLAIN):
+        how = self._how(port, source.mapped, target.port, slot)
+        if how is None:
             self._refuse(name, target, link, port, source)
             return None
         lazy = target.port.lazy and how is not Feed.MAP  # the items must be counted before it can run
         return Wire(target.name, position, link.port, how, slot, lazy)
+
+    def _how(self, source: Port, mapped: bool, target: Port, slot: int | None) -> Feed | None:
+        """How an output feeds an input; an item of a list of links must be one item."""
+        place = (id(source), id(target), mapped, slot is None)
+        if place not in self._feeds:
+            made = feed(source.listed() if mapped else source, target if slot is None else Port(target.type))
+            self._feeds[place] = made if slot is None or made is Feed.PLAIN else None
+        return self._feeds[place]
 
     def _refuse(self, name: str, target: Input, link: Link, port: Port, source: Task) -> None:
         fitting = [n for n, p in source.info.outputs.items() if feed(p, target.port)]
@@ -315,47 +345,44 @@ class _Builder:
         message = f"wants {target.port.label}, got {port.label} from {link}."
         self.fault("wrong_type", message, name, target.name, hint)
 
-    def literals(self, name: str, info: NodeInfo, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def literals(self, name: str, info: NodeInfo, parted: Parted) -> dict[str, Any]:
         """Validated literal inputs; faults in names, presence and values are collected."""
         known, values = info.inputs, {}
-        for key, value in inputs.items():
+        for key, value in parted.literals.items():
             target = known.get(key)
             if target is None:
-                self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, did_you_mean(key, known))
-            elif not _has_link(value):
-                if target.validate is None and not (value is None and target.port.optional):
-                    self.fault(
-                        "not_a_literal", f"wants {target.port.label}, which must be linked, got {value!r}.", name, key
-                    )
+                self._unknown(name, info, key)
+            elif target.validate is None:
+                if value is None and target.port.optional:
+                    values[key] = None
                     continue
+                message = f"wants {target.port.label}, which must be linked, got {value!r:.60}."
+                self.fault("not_a_literal", message, name, key)
+            else:
                 try:
-                    values[key] = target.validate(value) if target.validate else value
+                    values[key] = target.validate(value)
                 except ValidationError as error:
-                    self.fault("wrong_value", _told(target, value, error), name, key)
-        if len(inputs) < len(known):
-            for key, target in known.items():
-                if key not in inputs and target.required:
-                    self.fault(
-                        "missing_input",
-                        f"wants {target.port.label}, got nothing.",
-                        name,
-                        key,
-                        "Link it." if target.validate is None else None,
-                    )
+                    self.fault("wrong_value", _told(value, error), name, key)
+        linked = {key for key, _, _ in parted.links}
+        for key in linked - known.keys():
+            self._unknown(name, info, key)
+        for key in info.required - linked - parted.literals.keys():
+            hint = "Link it." if known[key].validate is None else None
+            self.fault("missing_input", f"wants {known[key].port.label}, got nothing.", name, key, hint)
         return values
 
+    def _unknown(self, name: str, info: NodeInfo, key: str) -> None:
+        self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, did_you_mean(key, info.inputs))
+
+    def _missing(self, parted: Mapping[str, Parted]) -> None:
+        """Links to nodes that are not there."""
+        for name, part in parted.items():
+            for key, _, link in part.links:
+                if link.node not in parted and not (link.port == "given" and link.node in self.given):
+                    hint = did_you_mean(link.node, parted)
+                    self.fault("no_node", f"there is no node {link.node!r}.", name, key, hint)
+
     def _signature(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> None:
-        for name, spec in workflow.nodes.items():
-            for key, value in spec.inputs.items():
-                for link in _links(value):
-                    if link.node not in workflow.nodes and not (link.port == "given" and link.node in self.given):
-                        self.fault(
-                            "no_node",
-                            f"there is no node {link.node!r}.",
-                            name,
-                            key,
-                            did_you_mean(link.node, workflow.nodes),
-                        )
         for name, declared in workflow.inputs.items():
             for link in declared.to:
                 info = infos.get(link.node)
@@ -373,19 +400,11 @@ class _Builder:
             self.fault("no_port", f"{link.node} has no {kind} {link.port!r}.", None, where, hint)
 
 
-def _told(target: Input, value: Any, error: ValidationError) -> str:
+def _told(value: Any, error: ValidationError) -> str:
     reason = error.errors(include_url=False)[0]["msg"]
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return f"{reason[0].lower()}{reason[1:]}, got {shown}."
-
-
-def _links(value: Any) -> tuple[Link, ...]:
-    if type(value) is Link:
-        return (value,)
-    if type(value) is list:
-        return tuple(item for item in value if type(item) is Link)
-    return ()
 
 
 def _ends(tasks: list[Task]) -> list[int]:

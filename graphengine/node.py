@@ -202,6 +202,7 @@ class NodeInfo:
     build: Callable[[dict[str, Any]], Node]
     """Makes a node of its inputs; raises pydantic's ValidationError."""
     has_outside: bool
+    required: frozenset[str]
     lazy: tuple[str, ...]
 
 
@@ -226,6 +227,7 @@ def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") ->
         summary=inspect.cleandoc(node.__doc__ or "").split("\n\n")[0].replace("\n", " "),
         plugin=plugin,
         build=node.__pydantic_validator__.validate_python,
+        required=frozenset(key for key, item in inputs.items() if item.required),
         lazy=tuple(key for key, item in inputs.items() if item.port.lazy),
         has_outside=node.outside.__func__ is not Node.outside.__func__,  # pyright: ignore[reportFunctionMemberAccess]
     )

@@ -36,6 +36,8 @@ class Plan:
     def make(cls, graph: Graph, keys: Keys, cache: Cache | None, targets: Iterable[int]) -> Plan:
         """Plan for the targets.  Without a cache everything is work."""
         plan = cls(graph, keys, frozenset(targets))
+        if cache and cache.disk:
+            cache.disk.refresh()
         plan.work = plan.pull(plan.wanted, cache)
         return plan
 

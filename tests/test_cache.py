@@ -90,6 +90,7 @@ def test_another_process_sees_a_new_entry(tmp_path):
     first, second = DiskStore(tmp_path, 10**8), DiskStore(tmp_path, 10**8)
     assert not second.has(KEY)
     first.write(KEY, {"x": 1}, {})
+    second.refresh()
     assert second.has(KEY) and second.read(KEY) == {"x": 1}
 
 

@@ -39,32 +39,43 @@ class Entry:
 class DiskStore:
     """Outputs on disk under a byte budget, least recently used first to go.
 
-    Glossary: `_known` is the set of keys seen per shard with the shard's change time; `_written` counts bytes since
-    the last look at the budget.
+    Glossary: `_known` holds per shard when it was looked at (in `_glance`s), its change time, and its keys; `_written`
+    counts bytes since the last look at the budget.
     """
 
     def __init__(self, folder: Path, budget: int):
         self.root, self.budget = folder / "v1", budget
-        self._known: dict[str, tuple[int, set[str]]] = {}
+        self._root = str(self.root)
+        self._known: dict[str, tuple[int, int, set[str]]] = {}
+        self._glance = 0
         self._written = 0
         self.damaged = 0
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.entry"
 
+    def refresh(self) -> None:
+        """Look again, from now on, at what other processes have written: called once for each plan."""
+        self._glance += 1
+
     def has(self, key: str) -> bool:
-        """Whether there is an entry, cheaply: a shard is listed again only when it has changed."""
+        """Whether there is an entry, cheaply: a shard is listed again only when it has changed since the last plan."""
         shard = key[:2]
-        try:
-            changed = os.stat(self.root / shard).st_mtime_ns
-        except OSError:
-            return False
         known = self._known.get(shard)
-        if known is None or known[0] != changed:
-            with contextlib.suppress(OSError):
-                names = {name[:-6] for name in os.listdir(self.root / shard) if name.endswith(".entry")}
-                known = self._known[shard] = (changed, names)
-        return known is not None and key in known[1]
+        if known is None or known[0] != self._glance:
+            known = self._known[shard] = self._list(shard, known)
+        return key in known[2]
+
+    def _list(self, shard: str, before: tuple[int, int, set[str]] | None) -> tuple[int, int, set[str]]:
+        folder = f"{self._root}/{shard}"
+        try:
+            changed = os.stat(folder).st_mtime_ns
+            if before and before[1] == changed:
+                return self._glance, changed, before[2]
+            names = {name[:-6] for name in os.listdir(folder) if name.endswith(".entry")}
+            return self._glance, changed, names
+        except OSError:
+            return self._glance, 0, set()
 
     def read(self, key: str) -> dict[str, Any] | None:
         """Outputs of an entry; None when there is none or it is damaged (then it is set aside)."""
@@ -96,7 +107,8 @@ class DiskStore:
             return False
         if len(data) > self.budget or not self._put(self._path(key), data):
             return False
-        self._known.get(key[:2], (0, set()))[1].add(key)
+        if key[:2] in self._known:
+            self._known[key[:2]][2].add(key)
         self._written += len(data)
         if self._written > self.budget // 20:
             self._written = 0
