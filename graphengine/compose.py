@@ -73,15 +73,20 @@ def make_cache(settings: Settings) -> Cache:
 
 def workflow_finder(settings: Settings) -> engine.FindWorkflow:
     """Finds workflows that are used as nodes: `workflow.NAME` is `NAME.json` in the input folder's `workflows`."""
-    known: dict[str, Workflow | None] = {}
+    known: dict[Path, tuple[tuple[int, int], Workflow]] = {}
+    folders = (settings.input_folder, settings.input_folder / "workflows", bundled_workflows())
 
     def find(name: str) -> Workflow | None:
-        if name not in known and name.replace("_", "").replace("-", "").isalnum():
-            folders = (settings.input_folder, settings.input_folder / "workflows", bundled_workflows())
-            paths = [folder / f"{name}.json" for folder in folders]
-            found = next((path for path in paths if path.is_file()), None)
-            known[name] = Workflow.load(found) if found else None
-        return known.get(name)
+        if not name.replace("_", "").replace("-", "").isalnum():
+            return None
+        path = next((p for folder in folders if (p := folder / f"{name}.json").is_file()), None)
+        if path is None:
+            return None
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if path not in known or known[path][0] != stamp:
+            known[path] = (stamp, Workflow.load(path))
+        return known[path][1]
 
     return find
 

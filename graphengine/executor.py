@@ -7,9 +7,7 @@ One thread walks a run from a list of jobs; nothing recurses, however the graph 
     an expansion     a node that returns a fragment gets a frame of its own on the stack; the fragment's outputs
                      are delivered as the node's
 
-Glossary
-    frame    a graph being walked: its plan, its jobs (last first), its values by position
-    job      (position, item): item PLAIN for an ordinary node, GATHER for the end of a mapped one, else its number
+Glossary (frames, jobs and spreads: see `frame`)
     lane     a lock per device: device work of all runs takes turns, other work overlaps it
     origin   what identifies an item of a list, for the key of a mapped node's single run
 """
@@ -19,8 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,55 +25,17 @@ from pydantic import ValidationError
 from graphengine import events
 from graphengine.cache import DISK_SECONDS, Cache
 from graphengine.errors import Cancelled, GraphError, NodeError, Problem
-from graphengine.fingerprint import Fingerprinter, digest, parts
-from graphengine.graph import FindWorkflow, Given, Graph, Task, Wire
+from graphengine.fingerprint import digest, parts
+from graphengine.frame import GATHER, ITEMS, PLAIN, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
+from graphengine.graph import Given, Graph, Task, Wire
 from graphengine.guard import Guard
 from graphengine.node import Context
-from graphengine.plan import Plan
+from graphengine.plan import Plan, stands
 from graphengine.ports import Feed, Lazy, Pending, Port
-from graphengine.registry import Registry
-from graphengine.settings import Settings
 from graphengine.values import Image
 from graphengine.workflow import Link, NodeSpec, Workflow
 
 logger = logging.getLogger(__name__)
-PLAIN, GATHER = -1, -2
-Job = tuple[int, int]
-Outputs = dict[str, Any]
-
-
-@dataclass
-class Spread:
-    """A mapped node on its way: how many items, and what has been gathered."""
-
-    count: int
-    results: list[Outputs]
-    keys: list[bytes]
-    started: float
-
-
-@dataclass
-class Frame:
-    """A graph being walked."""
-
-    plan: Plan
-    jobs: list[Job]
-    values: dict[int, Outputs]
-    prefix: str = ""
-    parent: tuple[Frame, Job, bytes, float] | None = None
-    spreads: dict[int, Spread] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What every run of an engine shares."""
-
-    registry: Registry
-    settings: Settings
-    fingerprinter: Fingerprinter
-    find_workflow: FindWorkflow
-    models: Any
-    lanes: Mapping[str, threading.Lock]
 
 
 class Execution:
@@ -143,7 +102,7 @@ class Execution:
             found = self.cache.claim(key, self.check)  # pyright: ignore[reportOptionalMemberAccess]
             if found is None and item != PLAIN:
                 found = self.cache.get(key)  # pyright: ignore[reportOptionalMemberAccess]
-            if found is not None and not task.info.facts.effect:
+            if found is not None and (not task.info.facts.effect or stands(task, found)):
                 self.cache.settle(key)  # pyright: ignore[reportOptionalMemberAccess]
                 self._keep(frame, job, task, found, key)
                 return
@@ -176,7 +135,7 @@ class Execution:
             try:
                 node = info.build(inputs)
             except ValidationError as error:
-                raise self._fail(name, _wrong_input(name, error), error) from error
+                raise self._fail(name, wrong_input(name, error), error) from error
             guard = Guard(inputs) if info.plugin != "graphengine" else None
             tools = self.tools
             context = Context(
@@ -201,7 +160,7 @@ class Execution:
             raise
         except BaseException as error:
             logger.debug("node %s failed", name, exc_info=True)
-            message = f"{info.name} failed: {_sentence(error)}"
+            message = f"{info.name} failed: {sentence(error)}"
             raise self._fail(name, Problem("node_failed", message, name), error) from error
         if not isinstance(result, info.type.Outputs | Workflow):
             message = f"{info.name} must return its Outputs, got {type(result).__name__}."
@@ -288,6 +247,8 @@ class Execution:
         self._item = (item, frame.spreads[position].count)
         upstream = [self._origin(frame, wire, item) for wire in task.wires]
         outside = frame.plan.keys.outside.get(position, b"")
+        if position in frame.plan.keys.late:
+            outside = self.tools.fingerprinter.outside(task, self._inputs(frame, task, item)) or b""
         return self.tools.fingerprinter.key(task, outside + b"item", upstream)
 
     def _origin(self, frame: Frame, wire: Wire, item: int) -> bytes:
@@ -300,13 +261,22 @@ class Execution:
         value = self._value(frame, wire)[item]
         if isinstance(value, int | float | str | bool):
             return digest(repr(value).encode())
-        spread = frame.spreads.get(wire.source)
-        return spread.keys[item] if spread else digest(base, wire.port.encode(), str(item).encode())
+        keys = self._value_keys(frame, wire)
+        return keys[item] if keys else digest(base, wire.port.encode(), str(item).encode())
+
+    def _value_keys(self, frame: Frame, wire: Wire) -> list[bytes] | None:
+        """Keys of the single runs whose results make up a list; None when they are not what its items are."""
+        if wire.source < 0 or frame.plan.graph.tasks[wire.source].info.outputs[wire.port].many:
+            return None
+        return [bytes.fromhex(key) for key in frame.values[wire.source].get(ITEMS, ())]
 
     def _gather(self, frame: Frame, position: int, task: Task) -> None:
         spread = frame.spreads[position]
         self._item = (0, 1)
-        outputs = {port: [result[port] for result in spread.results] for port in task.info.outputs}
+        outputs: Outputs = {ITEMS: [key.hex() for key in spread.keys]}
+        for name, port in task.info.outputs.items():
+            values = [result[name] for result in spread.results]
+            outputs[name] = [item for value in values for item in value] if port.many else values
         key = frame.plan.keys.keys[position]
         if self.cache and task.info.facts.cached:
             self.cache.settle(key, outputs)
@@ -413,24 +383,10 @@ class Execution:
         try:
             checked = task.info.type.Outputs(**{n: outputs[n] for n in task.info.outputs})
         except ValidationError as error:
-            raise self._fail(name, _wrong_input(name, error), error) from error
+            raise self._fail(name, wrong_input(name, error), error) from error
         self._finish(above, job, task, dict(checked.__dict__), (key, started))
 
 
 def note_name(workflow: Workflow, node: str) -> str:
     """The name under which it is noted what a node's key was last made of."""
     return digest(workflow.name.encode(), b"\0", node.encode()).hex()
-
-
-def _wrong_input(name: str, error: ValidationError) -> Problem:
-    first = error.errors(include_url=False)[0]
-    port = ".".join(map(str, first["loc"]))
-    return Problem("wrong_value", f"{first['msg']}, got {first['input']!r:.60}.", name, port)
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip() or "no reason given"
-    kind = type(error).__name__
-    plain = kind in ("ValueError", "AssetError", "CheckpointError", "RuntimeError")
-    told = text if plain else f"{kind}: {text}"
-    return told if told.endswith((".", "!", "?")) else told + "."

@@ -92,11 +92,22 @@ class Fingerprinter:
         self._identities[id(info)] = (info, made)  # the info is kept, so its id stays its own
         return made
 
-    def outside(self, task: Task) -> bytes:
-        """A node's facts from outside the graph as canonical JSON.  Raises GraphError naming the node."""
-        inputs = {key: item.default for key, item in task.info.inputs.items() if not item.required}
+    def outside(self, task: Task, inputs: Mapping[str, Any] | None = None) -> bytes | None:
+        """A node's facts from outside the graph as canonical JSON.
+
+        `inputs` defaults to what is written in the workflow; None comes back when the facts depend on an input that is
+        linked, and so can be had only when the node's turn comes.
+
+        Raises:
+            GraphError: a file is missing, damaged or out of bounds; it names the node.
+        """
+        known = {key: item.default for key, item in task.info.inputs.items() if not item.required}
         try:
-            facts = task.info.type.outside(inputs | task.literals, self.settings)
+            facts = task.info.type.outside(known | (inputs or task.literals), self.settings)
+        except KeyError as error:
+            if inputs is None and error.args[0] in {wire.input for wire in task.wires}:
+                return None
+            raise
         except (AssetError, CheckpointError, OSError) as error:
             raise GraphError([Problem("outside", str(error), task.id)]) from error
         return json.dumps(facts, sort_keys=True).encode()
@@ -110,18 +121,32 @@ class Fingerprinter:
     def keys(self, graph: Graph) -> Keys:
         """Keys of all tasks.  Raises GraphError with every outside fact that could not be had."""
         unstable = {i for i, task in enumerate(graph.tasks) if not task.info.facts.cached}
-        made = Keys(graph, [], {}, unstable)
+        made = Keys(graph, [], {}, unstable, set())
         problems: list[Problem] = []
         for position, task in enumerate(graph.tasks):
             if task.info.has_outside:
                 try:
-                    made.outside[position] = self.outside(task)
+                    self._note_outside(made, position, task)
                 except GraphError as error:
                     problems += error.problems
-            made.keys.append(self.key(task, made.outside.get(position, b""), made.upstream(task)))
+            made.keys.append(self._key_at(made, position))
         if problems:
             raise GraphError(problems)
         return made
+
+    def _note_outside(self, keys: Keys, position: int, task: Task) -> None:
+        facts = self.outside(task)
+        if facts is None:
+            keys.late.add(position)
+            keys.unstable.add(position)
+        else:
+            keys.outside[position] = facts
+
+    def _key_at(self, keys: Keys, position: int) -> bytes:
+        task = keys.graph.tasks[position]
+        if position in keys.late:
+            return os.urandom(SIZE)
+        return self.key(task, keys.outside.get(position, b""), keys.upstream(task))
 
     def rekey(self, old: Keys, graph: Graph, changed: Iterable[int]) -> Keys:
         """Keys of a graph that differs from the old one in these tasks: only they and their cone are made anew."""
@@ -129,13 +154,13 @@ class Fingerprinter:
         outside = dict(old.outside)
         for position in old.outside:
             fresh = self.outside(graph.tasks[position])
-            if fresh != outside[position]:
+            if fresh is not None and fresh != outside[position]:
                 outside[position] = fresh
                 dirty.add(position)
         dirty |= old.unstable
         if not dirty:
-            return Keys(graph, old.keys, outside, old.unstable, old.readers)
-        made = Keys(graph, old.keys.copy(), outside, old.unstable, old.readers)
+            return Keys(graph, old.keys, outside, old.unstable, old.late, old.readers)
+        made = Keys(graph, old.keys.copy(), outside, old.unstable, old.late, old.readers)
         readers = made.reader_lists()
         cone = list(dirty)
         for position in cone:  # grows while it is walked
@@ -144,15 +169,15 @@ class Fingerprinter:
                     dirty.add(reader)
                     cone.append(reader)
         for position in sorted(cone):
-            task = graph.tasks[position]
-            made.keys[position] = self.key(task, outside.get(position, b""), made.upstream(task))
+            made.keys[position] = self._key_at(made, position)
         return made
 
 
 class Keys:
     """The keys of a graph's tasks, by position, with what was used to make them.
 
-    `unstable` tasks never have the same key twice; `readers` maps a position to those who read it.
+    `unstable` tasks never have the same key twice; `late` ones have outside facts that depend on a linked input;
+    `readers` maps a position to those who read it.
     """
 
     def __init__(
@@ -161,9 +186,11 @@ class Keys:
         keys: list[bytes],
         outside: dict[int, bytes],
         unstable: set[int],
+        late: set[int],
         readers: dict[int, list[int]] | None = None,
     ):
-        self.graph, self.keys, self.outside, self.unstable = graph, keys, outside, unstable
+        self.graph, self.keys, self.outside = graph, keys, outside
+        self.unstable, self.late = unstable, late
         self.readers = {} if readers is None else readers
 
     def upstream(self, task: Task) -> list[bytes]:

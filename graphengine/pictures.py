@@ -42,7 +42,7 @@ def open_picture(path: Path, pixel_limit: int) -> np.ndarray:
                 wide, high = picture.size
                 if wide * high > pixel_limit:
                     raise AssetError(f"{path.name} has {wide} x {high} pixels; at most {pixel_limit:,} are opened.")
-                upright = ImageOps.exif_transpose(picture).convert("RGBA")
+                upright = _levels(ImageOps.exif_transpose(picture)).convert("RGBA")
     except UnidentifiedImageError:
         raise AssetError(f"{path.name} is no picture; {', '.join(FORMATS)} can be read.") from None
     except pillow.DecompressionBombError:
@@ -50,6 +50,13 @@ def open_picture(path: Path, pixel_limit: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError) as error:
         raise AssetError(f"{path.name} is damaged: {error}.") from error
     return np.asarray(upright, np.float32) / 255
+
+
+def _levels(picture: pillow.Image) -> pillow.Image:
+    """The picture at 8 bits a channel: Pillow cuts 16-bit greys off at 255 where it should scale them."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return pillow.fromarray((np.asarray(picture).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def resize_planes(planes: np.ndarray, size: tuple[int, int], method: str = "lanczos") -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 
 from graphengine.cache import Cache
 from graphengine.fingerprint import Keys
-from graphengine.graph import Graph
+from graphengine.graph import Graph, Task
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Plan:
             task = tasks[position]
             facts = task.info.facts
             found = cache.get(keys[position]) if cache and facts.cached else None
-            if found is not None and (not facts.effect or _stands(task.info.type, found)):
+            if found is not None and (not facts.effect or (not task.mapped and stands(task, found))):
                 hits[position] = found
                 continue
             added.append(position)
@@ -68,6 +68,10 @@ class Plan:
         return added
 
 
-def _stands(node: Any, outputs: dict[str, Any]) -> bool:
-    """Whether a cached effect still holds: its node is asked, e.g. whether the file is still there."""
+def stands(task: Task, outputs: dict[str, Any]) -> bool:
+    """Whether a cached effect still holds: its node is asked, e.g. whether the file is still there.
+
+    A mapped node is never taken as a whole: each of its items is asked when its turn comes.
+    """
+    node = task.info.type
     return node.stands(node.Outputs.model_construct(**outputs))

@@ -28,7 +28,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     input_folder: Path = Field(default_factory=Path.cwd, description="where images are read from")
-    output_folder: Path = Field(Path("output"), description="where results are written")
+    output_folder: Path = Field(default=Path("output"), description="where results are written")
     cache_folder: Path = Field(
         default_factory=lambda: user_cache_path("graphengine", appauthor=False),
         description="where computed outputs are kept",
@@ -39,12 +39,14 @@ class Settings(BaseModel):
     plugin_folders: tuple[Path, ...] = Field(
         default_factory=lambda: (_data("plugins"),), description="where plugins are looked for"
     )
-    memory_budget: int = Field(2 * GIB, ge=0, description="bytes of outputs kept in memory")
-    disk_budget: int = Field(10 * GIB, ge=0, description="bytes of outputs kept on disk; 0 for none")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps")
-    dtype: str = Field("auto", pattern="^(auto|float32|float16|bfloat16)$", description="auto is float32 on a CPU")
-    threads: int = Field(4, ge=1, le=64, description="runs in flight at once")
-    pixel_limit: int = Field(64_000_000, ge=1, description="largest picture that is opened, in pixels")
+    memory_budget: int = Field(default=2 * GIB, ge=0, description="bytes of outputs kept in memory")
+    disk_budget: int = Field(default=10 * GIB, ge=0, description="bytes of outputs kept on disk; 0 for none")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps")
+    dtype: str = Field(
+        default="auto", pattern="^(auto|float32|float16|bfloat16)$", description="auto is float32 on a CPU"
+    )
+    threads: int = Field(default=4, ge=1, le=64, description="runs in flight at once")
+    pixel_limit: int = Field(default=64_000_000, ge=1, description="largest picture that is opened, in pixels")
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:

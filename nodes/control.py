@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from graphengine import Context, Field, Lazy, Link, Node, Ports, Workflow
-from graphengine.subgraph import inline
+from graphengine import Context, Field, Lazy, Link, Node, Ports, Settings, Workflow
+from graphengine.compose import workflow_finder
+from graphengine.subgraph import PREFIX, inline
 from graphengine.workflow import Declared, NodeSpec
 
 
@@ -35,6 +37,10 @@ class Repeat(Node, category="control"):
     class Outputs(Ports):
         value: Any
 
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        return _named(inputs, settings)
+
     def run(self, ctx: Context) -> Outputs | Workflow:
         if self.times == 0:
             return self.Outputs(value=self.value)
@@ -61,6 +67,10 @@ class ForEach(Node, category="control"):
 
     class Outputs(Ports):
         results: list[Any]
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        return _named(inputs, settings)
 
     def run(self, ctx: Context) -> Outputs | Workflow:
         if not self.items:
@@ -90,6 +100,22 @@ class Collect(Node, category="control"):
 
     def run(self, ctx: Context) -> Outputs:
         return self.Outputs(items=self.items)
+
+
+def _named(inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+    """Workflows that are used by their names stand outside the graph: their documents are part of the key."""
+    find, found = workflow_finder(settings), {}
+    pending = [inputs.get("workflow")]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str) and item not in found and (workflow := find(item)):
+            found[item] = workflow.document()
+            pending.append(found[item])
+        elif isinstance(item, dict):
+            specs = item.get("nodes", {}).values()
+            pending += [str(spec.get("type", "")).removeprefix(PREFIX) for spec in specs]
+            pending += [spec.get("inputs", {}).get("workflow") for spec in specs]
+    return found
 
 
 def _body(workflow: str | dict[str, Any], entry: str, end: str, ctx: Context) -> Workflow:

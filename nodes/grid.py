@@ -14,6 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from graphengine.pictures import resize_planes
 from .image import Colour
 
 LINES = 3
-ELLIPSIS = "..."  # Pillow's own font has no glyph for the single character
+ELLIPSIS = "…"
 Size = tuple[int, int]
 
 
@@ -34,7 +37,9 @@ class Grid(Node, category="image"):
     """A labelled contact sheet: every picture of every batch becomes a cell, in order."""
 
     images: list[Image]
-    labels: list[str] = Field([], description="one per image of the list or one per picture; none leaves them out")
+    labels: list[str | int | float] = Field(
+        [], description="one per image of the list or one per picture; none leaves them out"
+    )
     columns: int = Field(0, ge=0, le=1000, description="0 makes the grid as square as possible")
     cell: int = Field(0, ge=0, le=4096, description="width of a cell in pixels; 0 keeps the pictures' own sizes")
     gap: int = Field(4, ge=0, le=512, description="pixels between cells and around the sheet")
@@ -48,7 +53,7 @@ class Grid(Node, category="image"):
         pictures = [image.pixels[i : i + 1] for image in self.images for i in range(len(image))]
         if not pictures:
             raise ValueError("there are no pictures to lay out.")
-        labels = _labels(self.labels, [len(image) for image in self.images])
+        labels = _labels([str(label) for label in self.labels], [len(image) for image in self.images])
         sizes = [_fit((p.shape[2], p.shape[1]), self.cell) for p in pictures]
         columns = min(self.columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
         sheet = _Sheet.measure(sizes, labels, columns, self.gap, self.title)
@@ -146,8 +151,17 @@ def _ink(paper: np.ndarray) -> np.float32:
 
 def _font(width: int, scale: float = 1.0) -> tuple[Any, int]:
     """A font that suits cells of this width, and the distance of its lines in pixels."""
-    font = ImageFont.load_default(round(min(max(width / 14, 11), 32) * scale))
-    return font, round(font.size * 1.25)  # pyright: ignore[reportAttributeAccessIssue] - a size gives a FreeTypeFont
+    size = round(min(max(width / 14, 11), 32) * scale)
+    return ImageFont.truetype(_font_file(), size), round(size * 1.25)
+
+
+@lru_cache(maxsize=1)
+def _font_file() -> Path:
+    """DejaVu Sans, which matplotlib brings along and Pillow does not: it can write most of the world's letters."""
+    package = find_spec("matplotlib")  # found, not imported: that would take longer than the sheet
+    if package is None or package.origin is None:
+        raise ValueError("labels need a font; install matplotlib, which brings one.")
+    return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def _heading(title: str, width: int, gap: int, cell: int) -> tuple[list[tuple[tuple[float, int], str, Any]], int]:

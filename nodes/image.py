@@ -178,11 +178,12 @@ class Blend(Node, category="image"):
     def run(self, ctx: Context) -> Outputs:
         a, b = _same_size(self.first, self.second)
         mixed = {
-            "normal": lambda: b,
+            "normal": lambda: b.copy(),
             "multiply": lambda: a * b,
             "screen": lambda: 1 - (1 - a) * (1 - b),
             "difference": lambda: abs(a - b),
         }[self.mode]()
+        mixed[..., 3:] = b[..., 3:]  # modes combine colours; transparency is mixed as in "normal"
         return self.Outputs(image=Image((a + (mixed - a) * np.float32(self.amount)).clip(0, 1)))
 
 
@@ -201,6 +202,9 @@ class Composite(Node, category="image"):
         if self.mask.size != self.base.size:
             wide, high = self.mask.size
             raise ValueError(f"the mask is {wide} x {high}, the picture {self.base.size[0]} x {self.base.size[1]}.")
+        count, masks = max(len(base), len(overlay)), len(self.mask.alpha)
+        if masks != count and 1 not in (masks, count):
+            raise ValueError(f"there are {masks} masks and {count} pictures.")
         alpha = self.mask.alpha[..., None]
         mixed = np.where(alpha == 0, base, base + (overlay - base) * alpha)
         return self.Outputs(image=Image(np.where(alpha == 1, overlay, mixed)))

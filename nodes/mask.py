@@ -38,6 +38,8 @@ class RectangleMask(_Shape, category="mask"):
         left, top, right, bottom = (round(edge) for edge in self._box())
         alpha = np.zeros((1, self.height, self.width), np.float32)
         alpha[:, top:bottom, left:right] = 1
+        if not alpha.any():
+            raise ValueError("the box covers no whole pixel; make it larger.")
         return self.Outputs(mask=Mask(alpha))
 
 
@@ -121,6 +123,8 @@ class FeatherMask(Node, category="mask"):
         mask: Mask
 
     def run(self, ctx: Context) -> Outputs:
+        if self.radius == 0:
+            return self.Outputs(mask=self.mask)
         soft = []
         for plane in self.mask.alpha:
             levels = pillow.fromarray((plane * 255).round().astype(np.uint8))

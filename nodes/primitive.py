@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from graphengine import Context, Field, Node, Ports
 
 
@@ -39,9 +41,8 @@ class Text(Node, category="value"):
         text: str
 
     def run(self, ctx: Context) -> Outputs:
-        text = self.text
-        for name, value in self.values.items():
-            text = text.replace("{" + name + "}", value)
+        places = "|".join(re.escape("{" + name + "}") for name in self.values)
+        text = re.sub(places, lambda found: self.values[found[0][1:-1]], self.text) if places else self.text
         return self.Outputs(text=text)
 
 

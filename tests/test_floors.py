@@ -13,9 +13,9 @@ FLOORS = [
     {"errors", "values", "ports", "events", "settings"},
     {"node"},
     {"registry", "plugins", "workflow", "guard"},
-    {"subgraph", "graph", "fingerprint"},
+    {"subgraph", "graph", "builder", "fingerprint"},
     {"cache", "store", "plan"},
-    {"executor"},
+    {"executor", "frame"},
     {"engine"},
     {"compose", "cli", "testing", "drawing", "__main__", "__init__"},
 ]

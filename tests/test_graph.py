@@ -1,9 +1,15 @@
 """Graph.build: every problem at once, with its place and a hint; and nothing that depends on depth."""
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nodes_for_tests import NODES, chain, workflow
 
+from graphengine import Settings
 from graphengine.errors import GraphError
+from graphengine.fingerprint import Fingerprinter
 from graphengine.graph import Graph
 from graphengine.registry import Registry
 
@@ -104,7 +110,7 @@ def test_a_change_to_something_wrong_is_refused(registry):
 
 
 def test_literals_of_different_types_have_different_keys(registry):
-    from graphengine.graph import _canonical
+    from graphengine.builder import _canonical
 
     assert len({_canonical(value) for value in (1, 1.0, "1", True, [1], {"a": 1}, None)}) == 7
 
@@ -113,3 +119,50 @@ def test_declared_inputs_and_outputs_are_checked(registry):
     made = workflow({"a": ("Constant", {})}, {"x": "b.value"}, inputs={"seed": {"to": "a.vale"}})
     found = problems(registry, made)
     assert found["no_node"].port == "outputs.x" and found["no_port"].port == "inputs.seed"
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, True), (1, 1.0), (0.0, -0.0), ([1], [True]), ({"a": 1}, {"a": 1.0})])
+def test_values_that_python_thinks_equal_are_told_apart(before, after):
+    from graphengine import Context, Node, Ports
+
+    class Anything(Node):
+        """Takes anything."""
+
+        x: Any
+
+        class Outputs(Ports):
+            text: str
+
+        def run(self, ctx: Context) -> Outputs:
+            return self.Outputs(text=repr(self.x))
+
+    made = Registry()
+    made.add(Anything)
+    graph = Graph.build(workflow({"a": ("Anything", {"x": before})}), made)
+    changed = graph.changed(workflow({"a": ("Anything", {"x": after})}), made)
+    assert changed is not None and changed[1] == [0]
+    assert changed[0].tasks[0].static != graph.tasks[0].static
+
+
+def test_a_literal_beside_links_in_a_list_is_part_of_the_key(registry):
+    def static(number):
+        nodes = {"c": ("Constant", {}), "t": ("Total", {"numbers": ["@c.value", number]})}
+        return Graph.build(workflow(nodes), registry).tasks[1].static
+
+    assert static(1) != static(2)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 7), st.integers(0, 50))
+def test_a_graph_changed_in_place_equals_one_built_anew(additions, where, number):
+    made = Registry()
+    made.extend(NODES)
+    nodes: dict[str, Any] = {"n0": ("Constant", {"value": 1})}
+    for i, back in enumerate(additions, 1):
+        nodes[f"n{i}"] = ("Add", {"a": f"@n{max(0, i - 1 - back)}.value", "b": i})
+    first = Graph.build(workflow(nodes), made)
+    name = f"n{where % len(additions) + 1}"
+    second = workflow(nodes).with_inputs({(name, "b"): number})
+    changed, built = first.changed(second, made), Graph.build(second, made)
+    assert changed is not None and [t.static for t in changed[0].tasks] == [t.static for t in built.tasks]
+    printer = Fingerprinter(Settings())
+    assert printer.rekey(printer.keys(first), *changed).keys == printer.keys(built).keys

@@ -93,7 +93,9 @@ def test_a_plugin_that_exits_at_import_is_listed(plugin):
 
 def test_a_plugin_cannot_take_a_name_that_is_there(plugin, tmp_path):
     with pytest.raises(ValueError, match="is taken"), Engine(settings=settings(tmp_path)) as engine:
-        engine.registry.add(engine.registry.find("Sampler").type)
+        known = engine.registry.find("Sampler")
+        assert known
+        engine.registry.add(known.type)
 
 
 def test_a_plugin_that_raises_fails_its_run_only(plugin):

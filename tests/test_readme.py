@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from graphengine import Engine, Workflow
-from graphengine.testing import settings
+from graphengine.testing import picture, run_node, settings
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -37,13 +37,11 @@ def test_the_node_is_ten_lines_and_runs(tmp_path):
     assert len([row for row in text.splitlines() if row.strip()]) <= 11
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "fade.py").write_text(text)
-    from graphengine.testing import picture
-
+    image = picture(4, 4)
     with Engine(settings=settings(tmp_path)) as engine:
         info = engine.registry.find("fade.Fade")
-        assert info
-        image = picture(4, 4)
-        made = info.build({"image": image, "amount": 1.0}).run(None)
+    assert info
+    made = run_node(info.type, image=image, amount=1.0)
     assert abs(made.image.pixels - (1 - image.pixels)).max() < 1e-6
 
 

@@ -154,7 +154,8 @@ class WithTheLastSignRight(scheduling_dpmsolver_multistep.DPMSolverMultistepSche
         made = super().multistep_dpm_solver_third_order_update(
             model_output_list, *args, sample=sample, noise=noise, **kwargs
         )
-        levels = [self.sigmas[self.step_index + k].double() for k in (1, 0, -1, -2)]
+        step = self.step_index or 0
+        levels = [self.sigmas[step + k].double() for k in (1, 0, -1, -2)]
         h, h_0, h_1 = (torch.log(levels[k + 1] / levels[k]) for k in range(3))
         r_0, r_1 = h_0 / h, h_1 / h
         m_0, m_1, m_2 = model_output_list[::-1][:3]

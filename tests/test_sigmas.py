@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
 from graphengine.diffusion.sigmas import SCHEDULES, NoiseSchedule, sigma_schedule
 
@@ -12,8 +13,6 @@ SD = NoiseSchedule.from_config(BETAS)
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_alphas_equal_those_of_diffusers(kind):
-    from diffusers import DDPMScheduler
-
     config = BETAS | {"beta_schedule": kind}
     expected = DDPMScheduler(**config).alphas_cumprod
     assert torch.allclose(NoiseSchedule.from_config(config).alphas_cumprod.float(), expected, rtol=2e-5)

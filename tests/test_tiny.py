@@ -1,5 +1,7 @@
 """The embedded model does what prompts say, in every workflow that ships."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image as pillow
@@ -162,13 +164,13 @@ def test_guidance_can_be_limited_and_rescaled(engine, workflows):
 
 def test_the_checkpoint_is_small_and_loads_in_diffusers(engine, monkeypatch):
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     from graphengine.models import checkpoint
 
     folder = checkpoint.find("tiny", Settings()).folder
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 24e6
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
     pipeline.set_progress_bar_config(disable=True)
     scene = PROMPTS[0]
     generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphengine.training.optimiser import Optimiser
 from graphengine.training.trainer import Stage

@@ -46,11 +46,6 @@ def cost(work: Callable[[], object]) -> Cost:
     return Cost(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def best(work: Callable[[], object], rounds: int) -> float:
-    """Least CPU seconds of several rounds."""
-    return min(cost(work).cpu for _ in range(rounds))
-
-
 def environment(**more: str) -> dict[str, str]:
     """This environment with the thread settings made explicit, so that both sides of a comparison have the same."""
     threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))

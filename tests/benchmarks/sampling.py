@@ -38,7 +38,7 @@ Side = Callable[[int, int], Tensor]
 
 def ours() -> Side:
     """`latents(batch, steps)` by the path that the Sampler node takes."""
-    settings = Settings(device="cpu")
+    settings = Settings.load(device="cpu")
     denoiser, encoder, vae = find("tiny", settings).handles()
     assert vae.space
     space, memory = vae.space, ModelMemory(settings)
@@ -74,7 +74,7 @@ def theirs() -> Side:
             generator=[torch.Generator().manual_seed(index) for index in range(batch)],
             output_type="latent",
         )
-        return made.images  # pyright: ignore[reportAttributeAccessIssue] - latents, as asked for
+        return made.images  # pyright: ignore - latents, as asked for
 
     return latents
 

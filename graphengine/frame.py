@@ -1,0 +1,77 @@
+"""The state of a run while it is executed: frames, jobs, and what all runs of an engine share.
+
+Glossary
+    frame    a graph being walked: its plan, its jobs (last first), its values by position
+    job      (position, item): item PLAIN for an ordinary node, GATHER for the end of a mapped one, else its number
+    spread   a mapped node on its way: how many items, and what has been gathered
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from graphengine.errors import Problem
+from graphengine.fingerprint import Fingerprinter
+from graphengine.graph import FindWorkflow
+from graphengine.plan import Plan
+from graphengine.registry import Registry
+from graphengine.settings import Settings
+
+PLAIN, GATHER = -1, -2
+ITEMS = "*"
+"""Beside the outputs of a mapped node: the keys of its single runs, so that a list that grows computes what is new."""
+Job = tuple[int, int]
+Outputs = dict[str, Any]
+
+
+@dataclass
+class Spread:
+    """A mapped node on its way: how many items, and what has been gathered."""
+
+    count: int
+    results: list[Outputs]
+    keys: list[bytes]
+    started: float
+
+
+@dataclass
+class Frame:
+    """A graph being walked."""
+
+    plan: Plan
+    jobs: list[Job]
+    values: dict[int, Outputs]
+    prefix: str = ""
+    parent: tuple[Frame, Job, bytes, float] | None = None
+    spreads: dict[int, Spread] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every run of an engine shares."""
+
+    registry: Registry
+    settings: Settings
+    fingerprinter: Fingerprinter
+    find_workflow: FindWorkflow
+    models: Any
+    lanes: Mapping[str, threading.Lock]
+
+
+def wrong_input(name: str, error: ValidationError) -> Problem:
+    first = error.errors(include_url=False)[0]
+    port = ".".join(map(str, first["loc"]))
+    return Problem("wrong_value", f"{first['msg']}, got {first['input']!r:.60}.", name, port)
+
+
+def sentence(error: BaseException) -> str:
+    text = str(error).strip() or "no reason given"
+    kind = type(error).__name__
+    plain = kind in ("ValueError", "AssetError", "CheckpointError", "RuntimeError")
+    told = text if plain else f"{kind}: {text}"
+    return told if told.endswith((".", "!", "?")) else told + "."
