@@ -26,6 +26,7 @@ from graphengine.workflow import Link, Workflow
 class Parted(NamedTuple):
     """A spec's inputs, told apart: literals, links with their slots, and the lists that have links in them."""
 
+    inputs: Mapping[str, Any]
     literals: dict[str, Any]
     links: list[tuple[str, int | None, Link]]
     lists: dict[str, list[Any]]
@@ -44,7 +45,7 @@ def part(inputs: Mapping[str, Any]) -> Parted:
             links += [(key, slot, item) for slot, item in enumerate(value) if type(item) is Link]
         else:
             literals[key] = value
-    return Parted(literals, links, lists)
+    return Parted(inputs, literals, links, lists)
 
 
 def static_key(
@@ -52,11 +53,14 @@ def static_key(
 ) -> bytes:
     """Literals and the shape of the wiring as bytes.  `repr` tells 1 from 1.0, "1" and True, and orders nothing."""
     inputs = info.inputs
-    parts = [f"{k}={_canonical(v)}" for k, v in literals.items() if inputs[k].in_key]
-    parts += [f"{k}={_canonical(v)}" for k, v in lists if inputs[k].in_key]
+    parts = [f"{name}={_canonical(value)}" for name, value in literals.items() if inputs[name].in_key]
+    if lists:
+        parts += [f"{name}={_canonical(value)}" for name, value in lists if inputs[name].in_key]
     if len(parts) > 1:
         parts.sort()
-    parts += [f"{name}<{port}/{slot}" for name, _, port, _, slot, _ in wires if inputs[name].in_key]
+    for name, _, port, _, slot, _ in wires:
+        if inputs[name].in_key:
+            parts.append(f"{name}<{port}/{slot}")
     return "\0".join(parts).encode("utf-8", "surrogatepass")
 
 
@@ -245,12 +249,13 @@ class Builder:
                     values[key] = target.validate(value)
                 except ValidationError as error:
                     self.fault("wrong_value", _told(value, error), name, key)
-        linked = {key for key, _, _ in parted.links}
-        for key in linked - known.keys():
-            self._unknown(name, info, key)
-        for key in info.required - linked - parted.literals.keys():
-            hint = "Link it." if known[key].validate is None else None
-            self.fault("missing_input", f"wants {known[key].port.label}, got nothing.", name, key, hint)
+        for key, _, _ in parted.links:
+            if key not in known:
+                self._unknown(name, info, key)
+        for key in info.required:
+            if key not in parted.inputs:
+                hint = "Link it." if known[key].validate is None else None
+                self.fault("missing_input", f"wants {known[key].port.label}, got nothing.", name, key, hint)
         return values
 
     def _unknown(self, name: str, info: NodeInfo, key: str) -> None:

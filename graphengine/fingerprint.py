@@ -103,7 +103,7 @@ class Fingerprinter:
         """
         known = {key: item.default for key, item in task.info.inputs.items() if not item.required}
         try:
-            facts = task.info.type.outside(known | (inputs or task.literals), self.settings)
+            facts = task.info.type.outside(known | dict(inputs or task.literals), self.settings)
         except KeyError as error:
             if inputs is None and error.args[0] in {wire.input for wire in task.wires}:
                 return None

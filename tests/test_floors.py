@@ -37,7 +37,7 @@ def imports(path: Path) -> set[str]:
     for item in ast.walk(ast.parse(path.read_text())):
         if isinstance(item, ast.ImportFrom) and (item.module or "").split(".")[0] == "graphengine":
             names = (
-                [f"graphengine.{alias.name}" for alias in item.names] if item.module == "graphengine" else [item.module]
+                [f"graphengine.{a.name}" for a in item.names] if item.module == "graphengine" else [item.module or ""]
             )
             found |= {room(name) for name in names}
         elif isinstance(item, ast.Import):

@@ -211,3 +211,17 @@ def test_run_node_tells_a_node_that_is_not_deterministic():
 
 def test_the_helpers_of_plugin_authors_make_values():
     assert picture(8, 6).size == (8, 6) and half_mask(8, 6).alpha.mean() == 0.5
+
+
+def test_an_installed_package_offers_nodes_by_an_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "site" / "offered-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "offered.py").write_text(FADE)
+    (tmp_path / "site" / "offered-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n"
+    )
+    (tmp_path / "site" / "offered-1.0.dist-info" / "entry_points.txt").write_text(
+        "[graphengine.plugins]\noffered = offered\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with Engine(settings=settings(tmp_path)) as engine:
+        assert engine.registry.find("offered.Fade")

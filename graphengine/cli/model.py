@@ -23,7 +23,7 @@ def train(
     folder: Annotated[Path, typer.Option("--out", help="Folder for states, plots and the checkpoint.")] = Path(
         "runs/tiny"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the denoiser.")] = 2200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the denoiser.")] = 1800,
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the autoencoder.")] = 1700,
     text_steps: Annotated[int, typer.Option(min=1, help="Steps of the text encoder's lesson.")] = 700,
     scenes: Annotated[int, typer.Option(min=100, help="Scenes that are drawn for the denoiser.")] = 40_000,

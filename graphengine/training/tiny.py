@@ -42,7 +42,7 @@ console = Console(stderr=True)
 class Plan:
     """How much training."""
 
-    steps: int = 2200
+    steps: int = 1800
     vae_steps: int = 1700
     text_steps: int = 700
     scenes: int = 40_000
