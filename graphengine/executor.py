@@ -29,7 +29,7 @@ from graphengine.fingerprint import digest, parts
 from graphengine.frame import GATHER, ITEMS, PLAIN, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
 from graphengine.graph import Given, Graph, Task, Wire
 from graphengine.guard import Guard
-from graphengine.node import Context
+from graphengine.node import Context, Services
 from graphengine.plan import Plan, stands
 from graphengine.ports import Feed, Lazy, Pending, Port
 from graphengine.values import Image
@@ -50,7 +50,8 @@ class Execution:
         recipe: Callable[[], dict[str, Any]],
     ):
         self.tools, self.cache, self.journal = tools, cache, journal
-        self.cancelled, self.recipe = cancelled, recipe
+        self.cancelled = cancelled
+        self.services = Services(tools.settings, tools.models, recipe, self._report, cancelled, tools.find_workflow)
         self._item = (0, 1)
         self._frames: list[Frame] = []
         self._claimed: set[bytes] = set()
@@ -89,24 +90,19 @@ class Execution:
 
     def _do(self, frame: Frame, job: Job) -> None:
         position, item = job
-        task = frame.plan.graph.tasks[position]
+        task = frame.tasks[position]
         if item == GATHER:
             self._gather(frame, position, task)
             return
         if task.mapped and item == PLAIN:
             self._spread(frame, position, task)
             return
-        key = frame.plan.keys.keys[position] if item == PLAIN else self._item_key(frame, position, item)
-        cached = self.cache is not None and task.info.facts.cached
-        if cached:
-            found = self.cache.claim(key, self.check)  # pyright: ignore[reportOptionalMemberAccess]
-            if found is None and item != PLAIN:
-                found = self.cache.get(key)  # pyright: ignore[reportOptionalMemberAccess]
-            if found is not None and (not task.info.facts.effect or stands(task, found)):
-                self.cache.settle(key)  # pyright: ignore[reportOptionalMemberAccess]
+        key = frame.keys[position] if item == PLAIN else self._item_key(frame, position, item)
+        if self.cache and task.info.facts.cached:
+            found = self._claim(self.cache, key, task, item)
+            if found is not None:
                 self._keep(frame, job, task, found, key)
                 return
-            self._claimed.add(key)
         started = time.perf_counter()
         if item == PLAIN:
             self.journal.add(events.NodeStarted, {"node": frame.prefix + task.id})
@@ -120,6 +116,22 @@ class Execution:
             self._expand(frame, job, task, result, (key, started))
             return
         self._finish(frame, job, task, result.__dict__, (key, started))
+
+    def _claim(self, cache: Cache, key: bytes, task: Task, item: int) -> Outputs | None:
+        """Outputs that are there after all (another run was quicker, or an item was known); None: it is ours to make."""
+        found = cache.claim(key, self.check)
+        while found is not None and task.info.facts.effect and not stands(task, found):
+            cache.forget([key])
+            found = cache.claim(key, self.check)
+        if found is None:
+            self._claimed.add(key)
+            if item != PLAIN:  # the plan has asked the disk about whole nodes only
+                found = cache.get(key)
+                if found is not None and task.info.facts.effect and not stands(task, found):
+                    found = None
+                if found is not None:
+                    self._release(key)
+        return found
 
     def _release(self, key: bytes) -> None:
         if key in self._claimed and self.cache:
@@ -137,10 +149,7 @@ class Execution:
             except ValidationError as error:
                 raise self._fail(name, wrong_input(name, error), error) from error
             guard = Guard(inputs) if info.plugin != "graphengine" else None
-            tools = self.tools
-            context = Context(
-                name, tools.settings, tools.models, self.recipe, self._report, self.cancelled, tools.find_workflow
-            )
+            context = Context(name, self.services)
             lane = self.tools.lanes.get(info.facts.lane)
             if lane is None:
                 result = node.run(context)
@@ -162,7 +171,7 @@ class Execution:
             logger.debug("node %s failed", name, exc_info=True)
             message = f"{info.name} failed: {sentence(error)}"
             raise self._fail(name, Problem("node_failed", message, name), error) from error
-        if not isinstance(result, info.type.Outputs | Workflow):
+        if not isinstance(result, (info.type.Outputs, Workflow)):
             message = f"{info.name} must return its Outputs, got {type(result).__name__}."
             raise self._fail(name, Problem("wrong_output", message, name, hint="return self.Outputs(...)"), None)
         return result
@@ -243,7 +252,7 @@ class Execution:
 
     def _item_key(self, frame: Frame, position: int, item: int) -> bytes:
         """The key of one run of a mapped node: that of the same node fed with this item alone."""
-        task = frame.plan.graph.tasks[position]
+        task = frame.tasks[position]
         self._item = (item, frame.spreads[position].count)
         upstream = [self._origin(frame, wire, item) for wire in task.wires]
         outside = frame.plan.keys.outside.get(position, b"")
@@ -255,7 +264,7 @@ class Execution:
         if wire.source < 0:
             base = frame.plan.graph.given[wire.port].key
         else:
-            base = frame.plan.keys.keys[wire.source]
+            base = frame.keys[wire.source]
         if wire.feed is not Feed.MAP:
             return base
         value = self._value(frame, wire)[item]
@@ -266,7 +275,7 @@ class Execution:
 
     def _value_keys(self, frame: Frame, wire: Wire) -> list[bytes] | None:
         """Keys of the single runs whose results make up a list; None when they are not what its items are."""
-        if wire.source < 0 or frame.plan.graph.tasks[wire.source].info.outputs[wire.port].many:
+        if wire.source < 0 or frame.tasks[wire.source].info.outputs[wire.port].many:
             return None
         return [bytes.fromhex(key) for key in frame.values[wire.source].get(ITEMS, ())]
 
@@ -277,7 +286,7 @@ class Execution:
         for name, port in task.info.outputs.items():
             values = [result[name] for result in spread.results]
             outputs[name] = [item for value in values for item in value] if port.many else values
-        key = frame.plan.keys.keys[position]
+        key = frame.keys[position]
         if self.cache and task.info.facts.cached:
             self.cache.settle(key, outputs)
             self._record(frame, position, task, outputs, (key, time.perf_counter() - spread.started))

@@ -50,6 +50,9 @@ class Frame:
     parent: tuple[Frame, Job, bytes, float] | None = None
     spreads: dict[int, Spread] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.tasks, self.keys = self.plan.graph.tasks, self.plan.keys.keys
+
 
 @dataclass(frozen=True)
 class Tools:

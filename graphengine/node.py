@@ -45,24 +45,43 @@ class Ports(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What stands behind the contexts of one run."""
+
+    settings: Settings
+    models: Any
+    recipe: Callable[[], dict[str, Any]] = dict
+    report: Callable[[str, int, int, Image | None], None] = lambda *_: None
+    cancelled: Callable[[], bool] = lambda: False
+    find_workflow: Callable[[str], Any] = lambda name: None
+
+
 class Context:
     """What a running node may ask of the engine: report progress, find files and models, know its recipe."""
 
-    __slots__ = ("_cancelled", "_report", "find_workflow", "models", "node", "recipe", "settings")
+    __slots__ = ("_services", "node")
 
-    def __init__(
-        self,
-        node: str,
-        settings: Settings,
-        models: Any,
-        recipe: Callable[[], dict[str, Any]],
-        report: Callable[[str, int, int, Image | None], None],
-        cancelled: Callable[[], bool],
-        find_workflow: Callable[[str], Any] = lambda name: None,
-    ):
-        self.node, self.settings, self.models = node, settings, models
-        self.recipe, self._report, self._cancelled = recipe, report, cancelled
-        self.find_workflow = find_workflow
+    def __init__(self, node: str, services: Services):
+        self.node, self._services = node, services
+
+    @property
+    def settings(self) -> Settings:
+        """Folders, limits and the device."""
+        return self._services.settings
+
+    @property
+    def models(self) -> Any:
+        """The loaded networks: `models.denoiser(handle)`, `.text_encoder(handle)`, `.vae(handle)`."""
+        return self._services.models
+
+    def recipe(self) -> dict[str, Any]:
+        """What is needed to make this run's results again, as JSON."""
+        return self._services.recipe()
+
+    def find_workflow(self, name: str) -> Any:
+        """A workflow by its name, or None."""
+        return self._services.find_workflow(name)
 
     def progress(self, done: int, total: int, preview: Image | None = None) -> None:
         """Report that `done` of `total` steps are through.
@@ -71,11 +90,11 @@ class Context:
             Cancelled: the run was asked to stop.  Let it pass.
         """
         self.check()
-        self._report(self.node, done, total, preview)
+        self._services.report(self.node, done, total, preview)
 
     def check(self) -> None:
         """Raise `Cancelled` when the run was asked to stop; costs next to nothing."""
-        if self._cancelled():
+        if self._services.cancelled():
             raise Cancelled
 
 

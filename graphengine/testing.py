@@ -21,7 +21,7 @@ from typing import Any
 
 from graphengine.compose import Engine, Models
 from graphengine.guard import Guard
-from graphengine.node import Context, Node, Ports, describe
+from graphengine.node import Context, Node, Ports, Services, describe
 from graphengine.settings import Settings
 from graphengine.values import Image, Mask, Value, arrays
 
@@ -52,7 +52,7 @@ def run_node(node: type[Node], **inputs: Any) -> Any:
     info = describe(node)
     with tempfile.TemporaryDirectory() as folder:
         place = settings(Path(folder))
-        context = Context("node", place, Models(place), dict, lambda *_: None, lambda: False)
+        context = Context("node", Services(place, Models(place)))
         guard = Guard(inputs)
         results = [info.build(inputs).run(context) for _ in range(2)]
     if changed := guard.changed():
