@@ -7,7 +7,7 @@ are frozen; a node that is found to have changed one has it thrown out with `for
 Glossary
     entry     a node's outputs by port, with their size
     flight    a key that a run is computing now; None until somebody waits for it, then an Event
-    worth     an output goes to disk when computing it took `DISK_SECONDS`, or when it records an effect
+    worth     an output goes to disk when computing it took `DISK_SECONDS`, needed a device, or records an effect
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Cache:
         """
         while True:
             with self._lock:
-                entry = self._entries.get(key)
-                if entry:
-                    return entry[0]
                 if key not in self._flights:
+                    entry = self._entries.get(key)
+                    if entry:
+                        return entry[0]
                     self._flights[key] = None
                     return None
                 landed = self._flights[key] = self._flights[key] or threading.Event()

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphengine import engine, plugins
 from graphengine.cache import Cache
+from graphengine.collector import uncollected
 from graphengine.node import Node
 from graphengine.registry import Registry
 from graphengine.settings import Settings
@@ -27,7 +28,8 @@ class Models:
         if name.startswith("__"):
             raise AttributeError(name)
         if self._memory is None:
-            memory = importlib.import_module("graphengine.models.memory")
+            with uncollected(freeze=True):
+                memory = importlib.import_module("graphengine.models.memory")
             self._memory = memory.ModelMemory(self._settings)
         return getattr(self._memory, name)
 

@@ -6,7 +6,6 @@ device lane.  A workflow that was seen before is not checked again: only what di
 
 from __future__ import annotations
 
-import gc
 import json
 import secrets
 import threading
@@ -14,13 +13,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from graphengine import events
 from graphengine.cache import Cache
+from graphengine.collector import uncollected
 from graphengine.errors import Cancelled, GraphEngineError, GraphError, NodeError, Problem, did_you_mean
 from graphengine.executor import Execution, Tools, note_name
 from graphengine.fingerprint import Fingerprinter, Keys, parts
@@ -145,7 +144,7 @@ class Engine:
             if run._cancelled.is_set():
                 raise Cancelled
             bound = bind(run.workflow, run.inputs)
-            with _no_collection():
+            with uncollected():
                 graph, keys = self.prepare(bound)
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
             recipe = _Recipe(self.settings, bound, keys, run.inputs)
@@ -258,19 +257,6 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
         return "unset"
     text = repr(values[name])
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the garbage collector: building a graph makes many objects and no garbage, and each pass over them all
-    would cost more than the building."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def bind(workflow: Workflow, inputs: Mapping[str, Any]) -> Workflow:

@@ -53,6 +53,7 @@ class Execution:
         self.cancelled = cancelled
         self.services = Services(tools.settings, tools.models, recipe, self._report, cancelled, tools.find_workflow)
         self._item = (0, 1)
+        self._began = 0.0
         self._frames: list[Frame] = []
         self._claimed: set[bytes] = set()
 
@@ -103,7 +104,6 @@ class Execution:
             if found is not None:
                 self._keep(frame, job, task, found, key)
                 return
-        started = time.perf_counter()
         if item == PLAIN:
             self.journal.add(events.NodeStarted, {"node": frame.prefix + task.id})
         try:
@@ -113,9 +113,9 @@ class Execution:
             self._fetch(frame, job, task, pending.name)
             return
         if isinstance(result, Workflow):
-            self._expand(frame, job, task, result, (key, started))
+            self._expand(frame, job, task, result, (key, self._began))
             return
-        self._finish(frame, job, task, result.__dict__, (key, started))
+        self._finish(frame, job, task, result.__dict__, (key, self._began))
 
     def _claim(self, cache: Cache, key: bytes, task: Task, item: int) -> Outputs | None:
         """Outputs that are there after all (another run was quicker, or an item was known); None: it is ours to make."""
@@ -152,10 +152,12 @@ class Execution:
             context = Context(name, self.services)
             lane = self.tools.lanes.get(info.facts.lane)
             if lane is None:
+                self._began = time.perf_counter()
                 result = node.run(context)
             else:
                 self._enter(lane)
                 try:
+                    self._began = time.perf_counter()  # waiting for the lane is no work of the node's
                     result = node.run(context)
                 finally:
                     lane.release()
@@ -311,7 +313,10 @@ class Execution:
         """To disk with it, when it was worth computing only once, and note what its key was made of."""
         key, seconds = claim
         cache = self.cache
-        if cache is None or cache.disk is None or (seconds < DISK_SECONDS and not task.info.facts.effect):
+        if cache is None or cache.disk is None:
+            return
+        facts = task.info.facts
+        if seconds < DISK_SECONDS and not facts.effect and facts.lane != "gpu":  # device work needs a model: keep it
             return
         made_of = parts(task, frame.plan.keys, position, self.tools.fingerprinter.identity(task.info))
         notes = {"node": task.info.name, "seconds": round(seconds, 4), "parts": made_of}

@@ -23,6 +23,8 @@ from graphengine.registry import Registry
 from graphengine.subgraph import flatten
 from graphengine.workflow import Link, NodeSpec, Workflow
 
+SURE = {Link, str, int, bool, type(None)}
+"""Values of these types that are equal and of one type are equal to the letter; -0.0 and [True] are not [1]."""
 FindWorkflow = Callable[[str], Workflow | None]
 
 
@@ -147,14 +149,21 @@ class Graph:
 def _surely_alike(old: Workflow, new: Workflow) -> bool:
     """Whether equal nodes are equal in type too: to Python 1, 1.0 and True are the same, to a cache they are not."""
     kinds = [type(value) for spec in new.nodes.values() for value in spec.inputs.values()]
-    if not {list, dict, float}.isdisjoint(kinds):
+    if not SURE.issuperset(kinds):
         return False  # look closer, node by node
     return kinds == [type(value) for spec in old.nodes.values() for value in spec.inputs.values()]
 
 
 def _alike(old: NodeSpec, new: NodeSpec) -> bool:
     """Whether two specs are equal to the letter."""
-    return old is new or (old == new and repr(old.inputs) == repr(new.inputs))
+    if old is new:
+        return True
+    if old != new:
+        return False
+    kinds = [*map(type, new.inputs.values())]
+    if kinds != [*map(type, old.inputs.values())]:
+        return False
+    return SURE.issuperset(kinds) or repr(old.inputs) == repr(new.inputs)
 
 
 def _same_links(old: NodeSpec, new: NodeSpec) -> bool:

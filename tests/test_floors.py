@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "graphengine"
 FLOORS = [
-    {"errors", "values", "ports", "events", "settings"},
+    {"errors", "values", "ports", "events", "settings", "collector"},
     {"node"},
     {"registry", "plugins", "workflow", "guard"},
     {"subgraph", "graph", "builder", "fingerprint"},
@@ -21,7 +21,7 @@ FLOORS = [
 ]
 WINGS = {
     "diffusion": {"errors"},
-    "models": {"diffusion", "errors", "values", "settings", "fingerprint"},
+    "models": {"diffusion", "errors", "values", "settings", "fingerprint", "collector"},
     "training": {"diffusion", "models", "errors", "values", "settings", "fingerprint"},
     "pictures": {"errors", "models"},
 }

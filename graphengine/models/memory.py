@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
+from graphengine.collector import uncollected
 from graphengine.errors import CheckpointError
 from graphengine.models.family import DenoiserAdapter, TextAdapter, VAEAdapter
 from graphengine.settings import Settings
@@ -48,7 +49,8 @@ class ModelMemory:
         with self._lock:
             known = self._parts.get((handle.digest, part))
             if known is None:
-                family = importlib.import_module(f"graphengine.models.families.{handle.family}")
-                known = getattr(family, part)(Path(handle.folder), self.device, self.dtype)
+                with uncollected(freeze=True):
+                    family = importlib.import_module(f"graphengine.models.families.{handle.family}")
+                    known = getattr(family, part)(Path(handle.folder), self.device, self.dtype)
                 self._parts[handle.digest, part] = known
         return known
