@@ -4,14 +4,13 @@ Each pass walks nodes and links once and none recurses.  The order of the passes
 the nodes (and cycles), tasks with their wires and literals, links to nothing, the signature.
 
 Glossary
-    parted    a spec's inputs, told apart into literals, links, and lists that have links in them
     static    the part of a task's cache key that does not depend on anything upstream
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,57 +20,6 @@ from graphengine.node import Input, NodeInfo
 from graphengine.ports import Feed, Port, feed
 from graphengine.registry import Registry
 from graphengine.workflow import Link, Workflow
-
-
-class Parted(NamedTuple):
-    """A spec's inputs, told apart: literals, links with their slots, and the lists that have links in them."""
-
-    inputs: Mapping[str, Any]
-    literals: dict[str, Any]
-    links: list[tuple[str, int | None, Link]]
-    lists: dict[str, list[Any]]
-
-
-def part(inputs: Mapping[str, Any]) -> Parted:
-    literals: dict[str, Any] = {}
-    links: list[tuple[str, int | None, Link]] = []
-    lists: dict[str, list[Any]] = {}
-    for key, value in inputs.items():
-        kind = type(value)
-        if kind is Link:
-            links.append((key, None, value))
-        elif kind is list and any(type(item) is Link for item in value):
-            lists[key] = value
-            links += [(key, slot, item) for slot, item in enumerate(value) if type(item) is Link]
-        else:
-            literals[key] = value
-    return Parted(inputs, literals, links, lists)
-
-
-def static_key(
-    info: NodeInfo, literals: dict[str, Any], wires: tuple[Wire, ...], lists: tuple[tuple[str, list[Any]], ...]
-) -> bytes:
-    """Literals and the shape of the wiring as bytes.  `repr` tells 1 from 1.0, "1" and True, and orders nothing."""
-    inputs = info.inputs
-    parts = [f"{name}={_canonical(value)}" for name, value in literals.items() if inputs[name].in_key]
-    if lists:
-        parts += [f"{name}={_canonical(value)}" for name, value in lists if inputs[name].in_key]
-    if len(parts) > 1:
-        parts.sort()
-    for name, _, port, _, slot, _ in wires:
-        if inputs[name].in_key:
-            parts.append(f"{name}<{port}/{slot}")
-    return "\0".join(parts).encode("utf-8", "surrogatepass")
-
-
-def _canonical(value: Any) -> str:
-    if type(value) in (int, str, float, bool):
-        return repr(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{k!r}:{_canonical(value[k])}" for k in sorted(value)) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_canonical, value)) + "]"
-    return repr(value)
 
 
 class Builder:
@@ -90,13 +38,11 @@ class Builder:
         """
         self.problems += problems
         infos = self._infos(workflow)
-        parted = {name: part(spec.inputs) for name, spec in workflow.nodes.items()}
-        order = self._order(parted, infos)
+        order = self._order(workflow, infos)
         index = {name: position for position, name in enumerate(order)}
         tasks: list[Task] = []
         for name in order:
-            tasks.append(self._task(name, infos[name], parted[name], index, tasks))
-        self._missing(parted)
+            tasks.append(self.task(name, infos[name], workflow.nodes[name].inputs, index, tasks))
         self._signature(workflow, infos)
         if self.problems:
             raise GraphError(self.problems)
@@ -124,16 +70,24 @@ class Builder:
                 )
         return infos
 
-    def _order(self, parted: Mapping[str, Parted], infos: Mapping[str, NodeInfo]) -> list[str]:
+    def _order(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
         """Topological order by counting (Kahn 1962); what is left over stands in or behind a cycle."""
         waiting: dict[str, int] = {}
         readers: dict[str, list[str]] = {}
+        nodes = workflow.nodes
         for name in infos:
             count = 0
-            for _, _, (source, _) in parted[name].links:
-                if source in infos:
-                    readers.setdefault(source, []).append(name)
-                    count += 1
+            for key, value in nodes[name].inputs.items():
+                kind = type(value)
+                for link in (value,) if kind is Link else value if kind is list else ():
+                    if type(link) is not Link:
+                        continue
+                    if link.node in infos:
+                        readers.setdefault(link.node, []).append(name)
+                        count += 1
+                    elif link.node not in nodes and not self._is_given(link):
+                        hint = did_you_mean(link.node, nodes)
+                        self.fault("no_node", f"there is no node {link.node!r}.", name, key, hint)
             waiting[name] = count
         order = [name for name, count in waiting.items() if not count]
         for name in order:  # grows while it is walked
@@ -159,23 +113,65 @@ class Builder:
                     "cycle", f"the nodes feed each other in a circle: {path}.", names[0], hint="Cut one of these links."
                 )
 
-    def _task(self, name: str, info: NodeInfo, parted: Parted, index: Mapping[str, int], tasks: list[Task]) -> Task:
+    def task(
+        self, name: str, info: NodeInfo, inputs: Mapping[str, Any], index: Mapping[str, int], tasks: list[Task]
+    ) -> Task:
+        """One node, checked; `tasks` holds at least everything that it reads.
+
+        Inputs are taken in the order in which the node declares them, so that the key does not depend on how the
+        workflow was written down.
+        """
+        literals: dict[str, Any] = {}
         wires: list[Wire] = []
-        mapped = False
-        for key, slot, link in parted.links:
-            target = info.inputs.get(key)
-            wire = self._wire(name, target, link, slot, index, tasks) if target else None
-            if wire:
-                wires.append(wire)
-                mapped = mapped or wire.feed is Feed.MAP
-        lists = tuple(
-            (key, self._list_items(name, info.inputs[key], value))
-            for key, value in parted.lists.items()
-            if key in info.inputs
-        )
-        literals = self.literals(name, info, parted)
-        made = tuple(wires)
-        return Task(name, info, literals, made, static_key(info, literals, made, lists), mapped, lists)
+        lists: list[tuple[str, list[Any]]] = []
+        found = 0
+        for key, target in info.inputs.items():
+            if key not in inputs:
+                if target.required:
+                    self._lacks(name, target)
+                continue
+            found += 1
+            value = inputs[key]
+            kind = type(value)
+            if kind is Link:
+                self._wire(name, target, value, None, index, tasks, wires)
+            elif kind is list and any(type(item) is Link for item in value):
+                lists.append((key, self._list_items(name, target, value)))
+                for slot, item in enumerate(value):
+                    if type(item) is Link:
+                        self._wire(name, target, item, slot, index, tasks, wires)
+            else:
+                self._literal(name, target, value, literals)
+        if found < len(inputs):
+            self._unknown(name, info, inputs)
+        mapped = any(wire.feed is Feed.MAP for wire in wires) if wires else False
+        static = _static(info, literals, wires, lists)
+        return Task(name, info, literals, tuple(wires), static, mapped, tuple(lists))
+
+    def _is_given(self, link: Link) -> bool:
+        return link.port == "given" and link.node in self.given
+
+    def _lacks(self, name: str, target: Input) -> None:
+        hint = "Link it." if target.validate is None else None
+        self.fault("missing_input", f"wants {target.port.label}, got nothing.", name, target.name, hint)
+
+    def _unknown(self, name: str, info: NodeInfo, inputs: Mapping[str, Any]) -> None:
+        for key in inputs:
+            if key not in info.inputs:
+                hint = did_you_mean(key, info.inputs)
+                self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, hint)
+
+    def _literal(self, name: str, target: Input, value: Any, literals: dict[str, Any]) -> None:
+        if target.validate is not None:
+            try:
+                literals[target.name] = target.validate(value)
+            except ValidationError as error:
+                self.fault("wrong_value", _told(value, error), name, target.name)
+        elif value is None and target.port.optional:
+            literals[target.name] = None
+        else:
+            message = f"wants {target.port.label}, which must be linked, got {value!r:.60}."
+            self.fault("not_a_literal", message, name, target.name)
 
     def _list_items(self, name: str, target: Input, value: list[Any]) -> list[Any]:
         """A list written with links in it: literals stay in place, links are filled in when it runs."""
@@ -193,29 +189,34 @@ class Builder:
         return [None if isinstance(item, Link) else item for item in value]
 
     def _wire(
-        self, name: str, target: Input, link: Link, slot: int | None, index: Mapping[str, int], tasks: list[Task]
-    ) -> Wire | None:
+        self,
+        name: str,
+        target: Input,
+        link: Link,
+        slot: int | None,
+        index: Mapping[str, int],
+        tasks: list[Task],
+        wires: list[Wire],
+    ) -> None:
         position = index.get(link.node)
         if position is None:
-            given = self.given.get(link.node) if link.port == "given" else None
-            if given is None:
-                return None  # told by _missing, or part of a cycle
-            how = self._how(given.port, False, target.port, slot)
-            return Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False)
+            if self._is_given(link):  # else it was told by _order, or is part of a cycle
+                how = self._how(self.given[link.node].port, False, target.port, slot)
+                wires.append(Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False))
+            return
         source = tasks[position]
         port = source.info.outputs.get(link.port)
         if port is None:
             hint = did_you_mean(link.port, source.info.outputs)
-            self.fault(
-                "no_port", f"{link.node} ({source.info.name}) has no output {link.port!r}.", name, target.name, hint
-            )
-            return None
+            message = f"{link.node} ({source.info.name}) has no output {link.port!r}."
+            self.fault("no_port", message, name, target.name, hint)
+            return
         how = self._how(port, source.mapped, target.port, slot)
         if how is None:
             self._refuse(name, target, link, port, source)
-            return None
+            return
         lazy = target.port.lazy and how is not Feed.MAP  # the items must be counted before it can run
-        return Wire(target.name, position, link.port, how, slot, lazy)
+        wires.append(Wire(target.name, position, link.port, how, slot, lazy))
 
     def _how(self, source: Port, mapped: bool, target: Port, slot: int | None) -> Feed | None:
         """How an output feeds an input; an item of a list of links must be one item."""
@@ -230,44 +231,6 @@ class Builder:
         hint = f"Did you mean {link.node}.{fitting[0]}?" if fitting else None
         message = f"wants {target.port.label}, got {port.label} from {link}."
         self.fault("wrong_type", message, name, target.name, hint)
-
-    def literals(self, name: str, info: NodeInfo, parted: Parted) -> dict[str, Any]:
-        """Validated literal inputs; faults in names, presence and values are collected."""
-        known, values = info.inputs, {}
-        for key, value in parted.literals.items():
-            target = known.get(key)
-            if target is None:
-                self._unknown(name, info, key)
-            elif target.validate is None:
-                if value is None and target.port.optional:
-                    values[key] = None
-                    continue
-                message = f"wants {target.port.label}, which must be linked, got {value!r:.60}."
-                self.fault("not_a_literal", message, name, key)
-            else:
-                try:
-                    values[key] = target.validate(value)
-                except ValidationError as error:
-                    self.fault("wrong_value", _told(value, error), name, key)
-        for key, _, _ in parted.links:
-            if key not in known:
-                self._unknown(name, info, key)
-        for key in info.required:
-            if key not in parted.inputs:
-                hint = "Link it." if known[key].validate is None else None
-                self.fault("missing_input", f"wants {known[key].port.label}, got nothing.", name, key, hint)
-        return values
-
-    def _unknown(self, name: str, info: NodeInfo, key: str) -> None:
-        self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, did_you_mean(key, info.inputs))
-
-    def _missing(self, parted: Mapping[str, Parted]) -> None:
-        """Links to nodes that are not there."""
-        for name, part in parted.items():
-            for key, _, link in part.links:
-                if link.node not in parted and not (link.port == "given" and link.node in self.given):
-                    hint = did_you_mean(link.node, parted)
-                    self.fault("no_node", f"there is no node {link.node!r}.", name, key, hint)
 
     def _signature(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> None:
         for name, declared in workflow.inputs.items():
@@ -285,6 +248,16 @@ class Builder:
         elif ports is not None and link.port not in ports:
             hint = did_you_mean(link.port, ports)
             self.fault("no_port", f"{link.node} has no {kind} {link.port!r}.", None, where, hint)
+
+
+def _static(info: NodeInfo, literals: dict[str, Any], wires: list[Wire], lists: list[tuple[str, list[Any]]]) -> bytes:
+    """Literals and the shape of the wiring as bytes.  `repr` tells 1 from 1.0, "1" and True."""
+    if info.outside_key:
+        literals = {key: value for key, value in literals.items() if key not in info.outside_key}
+        lists = [entry for entry in lists if entry[0] not in info.outside_key]
+        wires = [wire for wire in wires if wire.input not in info.outside_key]
+    shape = [f"{name}<{port}" if slot is None else f"{name}[{slot}]<{port}" for name, _, port, _, slot, _ in wires]
+    return f"{literals!r}{lists!r}{shape!r}".encode()
 
 
 def _told(value: Any, error: ValidationError) -> str:

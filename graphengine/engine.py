@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from graphengine import events
 from graphengine.cache import Cache
-from graphengine.collector import uncollected
+from graphengine.collector import aside, uncollected
 from graphengine.errors import Cancelled, GraphEngineError, GraphError, NodeError, Problem, did_you_mean
 from graphengine.executor import Execution, Tools, note_name
 from graphengine.fingerprint import Fingerprinter, Keys, parts
@@ -82,7 +82,7 @@ class Run:
 
     def _end(self, status: Status, model: type[events.Event], **fields: Any) -> None:
         self.status = status
-        self.journal.add(model, fields)
+        self.journal.end(model, fields)
         self._done.set()
 
 
@@ -149,7 +149,8 @@ class Engine:
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
             recipe = _Recipe(self.settings, bound, keys, run.inputs)
             execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, recipe)
-            values = execution.execute(plan)
+            with aside(len(plan.work)):
+                values = execution.execute(plan)
             run._outputs = {
                 name: values[position][port] for name, (position, port) in graph.outputs.items() if position in values
             }

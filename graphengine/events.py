@@ -82,14 +82,10 @@ class RunCancelled(Event):
     event: Literal["run_cancelled"] = "run_cancelled"
 
 
-TERMINAL = (RunFinished, RunFailed, RunCancelled)
-
-
 class Journal:
     """The events of one run, in order: appended by one thread, read by any number.
 
-    Glossary: `_entries` are tuples (model, seconds since the epoch, fields), or None for progress that was
-    overtaken; `_ended` is set by a terminal event, after which nothing is added.
+    Glossary: `_entries` are tuples (model, seconds since the epoch, fields); `_ended` is set with the last event.
     """
 
     def __init__(self, run: str):
@@ -102,11 +98,16 @@ class Journal:
     def add(self, model: type[Event], fields: dict[str, Any]) -> None:
         """Append one event.  Wakes listeners only when there are any."""
         self._entries.append((model, time.time(), fields))
-        if model in TERMINAL:
-            self._ended = True
-        if self._waiting or self._ended:
+        if self._waiting:
             with self._changed:
                 self._changed.notify_all()
+
+    def end(self, model: type[Event], fields: dict[str, Any]) -> None:
+        """Append the last event: nothing is added after it."""
+        self._entries.append((model, time.time(), fields))
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def __len__(self) -> int:
         return len(self._entries)

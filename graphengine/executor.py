@@ -283,6 +283,7 @@ class Execution:
 
     def _gather(self, frame: Frame, position: int, task: Task) -> None:
         spread = frame.spreads[position]
+        seconds = time.perf_counter() - spread.started
         self._item = (0, 1)
         outputs: Outputs = {ITEMS: [key.hex() for key in spread.keys]}
         for name, port in task.info.outputs.items():
@@ -291,9 +292,9 @@ class Execution:
         key = frame.keys[position]
         if self.cache and task.info.facts.cached:
             self.cache.settle(key, outputs)
-            self._record(frame, position, task, outputs, (key, time.perf_counter() - spread.started))
+            if seconds >= DISK_SECONDS or task.info.durable:
+                self._record(frame, position, task, outputs, (key, seconds))
         self._settle(frame, position, task, outputs)
-        seconds = time.perf_counter() - spread.started
         self.journal.add(events.NodeFinished, {"node": frame.prefix + task.id, "seconds": seconds})
 
     # Results
@@ -301,10 +302,11 @@ class Execution:
     def _finish(self, frame: Frame, job: Job, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
         key, started = claim
         seconds = time.perf_counter() - started
-        if key in self._claimed:
+        if self.cache and key in self._claimed:
             self._claimed.discard(key)
-            self.cache.settle(key, outputs)  # pyright: ignore[reportOptionalMemberAccess] - claimed only with a cache
-            self._record(frame, job[0], task, outputs, (key, seconds))
+            self.cache.settle(key, outputs)
+            if seconds >= DISK_SECONDS or task.info.durable:
+                self._record(frame, job[0], task, outputs, (key, seconds))
         self._keep(frame, job, task, outputs, key)
         if job[1] == PLAIN:
             self.journal.add(events.NodeFinished, {"node": frame.prefix + task.id, "seconds": seconds})
@@ -314,9 +316,6 @@ class Execution:
         key, seconds = claim
         cache = self.cache
         if cache is None or cache.disk is None:
-            return
-        facts = task.info.facts
-        if seconds < DISK_SECONDS and not facts.effect and facts.lane != "gpu":  # device work needs a model: keep it
             return
         made_of = parts(task, frame.plan.keys, position, self.tools.fingerprinter.identity(task.info))
         notes = {"node": task.info.name, "seconds": round(seconds, 4), "parts": made_of}

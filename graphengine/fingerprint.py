@@ -116,7 +116,8 @@ class Fingerprinter:
         """The key of one task."""
         if not task.info.facts.cached:
             return os.urandom(SIZE)
-        return digest(self.identity(task.info), task.static, outside, *upstream)
+        parts = b"".join((self.identity(task.info), task.static, outside, *upstream))
+        return hashlib.blake2b(parts, digest_size=SIZE).digest()
 
     def keys(self, graph: Graph) -> Keys:
         """Keys of all tasks.  Raises GraphError with every outside fact that could not be had."""

@@ -106,18 +106,13 @@ class Graph:
             return None
         if any(name not in self.index for name in different):
             return None
-        from graphengine.builder import Builder, part, static_key
+        from graphengine.builder import Builder
 
         builder = Builder(registry, {})
-        tasks, positions = self.tasks.copy(), []
-        for name in different:
-            position = self.index[name]
-            old = tasks[position]
-            parted = part(workflow.nodes[name].inputs)
-            literals = builder.literals(name, old.info, parted)
-            static = static_key(old.info, literals, old.wires, old.lists)
-            tasks[position] = Task(name, old.info, literals, old.wires, static, old.mapped, old.lists)
-            positions.append(position)
+        tasks, positions = self.tasks.copy(), [self.index[name] for name in different]
+        for name, position in zip(different, positions, strict=True):
+            inputs = workflow.nodes[name].inputs
+            tasks[position] = builder.task(name, tasks[position].info, inputs, self.index, tasks)
         if builder.problems:
             raise GraphError(builder.problems)
         graph = Graph(workflow, tasks, self.index, self.outputs, self.targets)

@@ -221,7 +221,9 @@ class NodeInfo:
     build: Callable[[dict[str, Any]], Node]
     """Makes a node of its inputs; raises pydantic's ValidationError."""
     has_outside: bool
-    required: frozenset[str]
+    durable: bool
+    """Whether outputs are worth keeping on disk however quickly they came: effects, and work that needs a model."""
+    outside_key: frozenset[str]
     lazy: tuple[str, ...]
 
 
@@ -246,7 +248,8 @@ def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") ->
         summary=inspect.cleandoc(node.__doc__ or "").split("\n\n")[0].replace("\n", " "),
         plugin=plugin,
         build=node.__pydantic_validator__.validate_python,
-        required=frozenset(key for key, item in inputs.items() if item.required),
+        durable=node.facts.effect or node.facts.lane == "gpu",
+        outside_key=frozenset(key for key, item in inputs.items() if not item.in_key),
         lazy=tuple(key for key, item in inputs.items() if item.port.lazy),
         has_outside=node.outside.__func__ is not Node.outside.__func__,  # pyright: ignore[reportFunctionMemberAccess]
     )
