@@ -97,11 +97,11 @@ class Graph:
         if self.given or (workflow.outputs, workflow.inputs) != (was.outputs, was.inputs):
             return None
         before = was.nodes
-        if before == workflow.nodes and _surely_alike(was, workflow):
-            return Graph(workflow, self.tasks, self.index, self.outputs, self.targets), []
         if before.keys() != workflow.nodes.keys():
             return None
-        different = [name for name, spec in workflow.nodes.items() if not _alike(before[name], spec)]
+        different = _different(before, workflow.nodes)
+        if not different:
+            return Graph(workflow, self.tasks, self.index, self.outputs, self.targets), []
         if not all(_same_links(before[n], workflow.nodes[n]) for n in different):
             return None
         if any(name not in self.index for name in different):
@@ -141,24 +141,41 @@ class Graph:
         return sorted(set(chosen))
 
 
-def _surely_alike(old: Workflow, new: Workflow) -> bool:
-    """Whether equal nodes are equal in type too: to Python 1, 1.0 and True are the same, to a cache they are not."""
-    kinds = [type(value) for spec in new.nodes.values() for value in spec.inputs.values()]
-    if not SURE.issuperset(kinds):
-        return False  # look closer, node by node
-    return kinds == [type(value) for spec in old.nodes.values() for value in spec.inputs.values()]
+def _different(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec]) -> list[str]:
+    """Nodes that are not equal to the letter: to Python 1, 1.0 and True are the same, to a cache they are not."""
+    unequal = [] if old == new else [name for name, spec in new.items() if old[name] != spec]
+    if len(unequal) == len(new) or _alike(old, new, unequal):
+        return unequal
+    return [name for name, spec in new.items() if old[name] != spec or not _alike_inputs(old[name], spec)]
 
 
-def _alike(old: NodeSpec, new: NodeSpec) -> bool:
-    """Whether two specs are equal to the letter."""
-    if old is new:
+def _alike(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec], apart: list[str]) -> bool:
+    """Whether all nodes but some, which are equal, are so to the letter; asked of all at once because it nearly is."""
+    skip = set(apart)
+    pairs = [(old[name].inputs, spec.inputs) for name, spec in new.items() if name not in skip]
+    kinds = [type(value) for _, inputs in pairs for value in inputs.values()]
+    if kinds != [type(before[key]) for before, inputs in pairs for key in inputs]:
+        return False
+    return SURE.issuperset(kinds) or all(
+        _same(before[key], value) for before, inputs in pairs for key, value in inputs.items()
+    )
+
+
+def _alike_inputs(old: NodeSpec, new: NodeSpec) -> bool:
+    return all(_same(old.inputs[key], value) for key, value in new.inputs.items())
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two equal values are equal to the letter."""
+    if type(old) is not type(new):
+        return False
+    if type(new) in SURE:
         return True
-    if old != new:
-        return False
-    kinds = [*map(type, new.inputs.values())]
-    if kinds != [*map(type, old.inputs.values())]:
-        return False
-    return SURE.issuperset(kinds) or repr(old.inputs) == repr(new.inputs)
+    if type(new) is list:
+        kinds = [*map(type, new)]
+        if SURE.issuperset(kinds):
+            return kinds == [*map(type, old)]
+    return repr(old) == repr(new)
 
 
 def _same_links(old: NodeSpec, new: NodeSpec) -> bool:
