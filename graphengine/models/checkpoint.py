@@ -148,12 +148,12 @@ def check_header(path: Path) -> None:
             raise CheckpointError(f"{where} is no safetensors file, or it is truncated: {size} bytes.")
         try:
             header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise CheckpointError(f"{where}: the safetensors header is damaged.") from None
-    if size != 8 + length + max(ends, default=0):
-        missing = 8 + length + max(ends, default=0) - size
-        raise CheckpointError(f"{where} is truncated or damaged: {missing} bytes are missing.")
+    if missing := 8 + length + max(ends, default=0) - size:
+        what = f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many"
+        raise CheckpointError(f"{where} is truncated or damaged: {what}.")
 
 
 def _check_sums(folder: Path, sums: dict[str, str]) -> None:
