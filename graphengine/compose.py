@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from graphengine.cache import Cache
 from graphengine.collector import uncollected
 from graphengine.node import Node
 from graphengine.registry import Registry
-from graphengine.settings import Settings
+from graphengine.settings import Settings, bundled_workflows
 from graphengine.store.disk import DiskStore
 from graphengine.workflow import Workflow
 
@@ -37,6 +37,8 @@ class Models:
 class Engine(engine.Engine):
     """An engine with the built-in nodes, every plugin that is found, and `nodes` of the caller's own.
 
+    `registry` stands in for all of these.
+
     with Engine(nodes=[Fade]) as engine:
         outputs = engine.submit("workflow.json", inputs={"seed": 3}).result()
     """
@@ -46,10 +48,11 @@ class Engine(engine.Engine):
         nodes: Iterable[type[Node]] = (),
         settings: Settings | None = None,
         cached: bool = True,
+        registry: Registry | None = None,
         **overrides: Any,
     ):
         settings = settings or Settings.load(**overrides)
-        registry = make_registry(settings, nodes)
+        registry = registry or make_registry(settings, nodes)
         super().__init__(
             registry,
             settings,
@@ -59,10 +62,12 @@ class Engine(engine.Engine):
         )
 
 
-def make_registry(settings: Settings, nodes: Iterable[type[Node]] = ()) -> Registry:
-    """Built-in nodes, plugins, and `nodes` of the caller."""
+def make_registry(
+    settings: Settings, nodes: Iterable[type[Node]] = (), before: Callable[[str], None] = lambda plugin: None
+) -> Registry:
+    """Built-in nodes, plugins, and `nodes` of the caller; `before` is called before each plugin is imported."""
     registry = Registry()
-    plugins.load(registry, settings)
+    plugins.load(registry, settings, before)
     registry.extend(nodes)
     return registry
 
@@ -93,13 +98,6 @@ def workflow_finder(settings: Settings) -> engine.FindWorkflow:
     return find
 
 
-def bundled_workflows() -> Path:
-    """The folder of the workflows that come with the project: inside a wheel, or beside the package in a checkout."""
-    here = Path(__file__).parent
-    inside = here / "workflows"
-    return inside if inside.is_dir() else here.parent / "workflows"
-
-
 def run(workflow: Any, /, **inputs: Any) -> dict[str, Any]:
     """Run a workflow and return its declared outputs by name.
 
@@ -112,4 +110,4 @@ def run(workflow: Any, /, **inputs: Any) -> dict[str, Any]:
         return engine.submit(workflow, inputs).result()
 
 
-__all__ = ["Engine", "Models", "make_cache", "make_registry", "run", "workflow_finder"]
+__all__ = ["Engine", "Models", "bundled_workflows", "make_cache", "make_registry", "run", "workflow_finder"]

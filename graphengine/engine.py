@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,12 @@ class Run:
         self.journal = events.Journal(self.id)
         self._cancelled = threading.Event()
         self._done = threading.Event()
+        self._ending = threading.Lock()
         self._outputs: dict[str, Any] = {}
         self._error: BaseException | None = None
         self.effects: dict[str, dict[str, Any]] = {}
+        self.recipe: Callable[[], dict[str, Any]] = dict
+        self._callbacks: list[Callable[[Run], None]] = []
         self.journal.add(events.Queued, {"workflow": workflow.name})
 
     def events(self, after: int = -1, timeout: float | None = None) -> Iterator[events.Event]:
@@ -80,10 +83,26 @@ class Run:
             raise self._error
         return self._outputs
 
+    @property
+    def error(self) -> BaseException | None:
+        """Why it failed or was cancelled; None while it goes on, and when it has finished."""
+        return self._error
+
+    def add_done_callback(self, callback: Callable[[Run], None]) -> None:
+        """Call `callback` with the run when it has ended, in the run's thread; at once when it already has."""
+        with self._ending:
+            if not self._done.is_set():
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
     def _end(self, status: Status, model: type[events.Event], **fields: Any) -> None:
-        self.status = status
-        self.journal.end(model, fields)
-        self._done.set()
+        with self._ending:
+            self.status = status
+            self.journal.end(model, fields)
+            self._done.set()
+        for callback in self._callbacks:
+            callback(self)
 
 
 class Engine:
@@ -147,8 +166,8 @@ class Engine:
             with uncollected():
                 graph, keys = self.prepare(bound)
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
-            recipe = _Recipe(self.settings, bound, keys, run.inputs)
-            execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, recipe)
+            run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
+            execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, run.recipe)
             with aside(len(plan.work)):
                 values = execution.execute(plan)
             run._outputs = {
@@ -162,7 +181,7 @@ class Engine:
             run._end("cancelled", events.RunCancelled)
         except BaseException as error:
             run._error = error
-            run._end("failed", events.RunFailed, problems=[p.document() for p in _problems(error)])
+            run._end("failed", events.RunFailed, problems=[p.document() for p in problems_of(error)])
         finally:
             self._runs.discard(run)
 
@@ -277,7 +296,8 @@ def bind(workflow: Workflow, inputs: Mapping[str, Any]) -> Workflow:
     return workflow.with_inputs(values)
 
 
-def _problems(error: BaseException) -> Iterable[Problem]:
+def problems_of(error: BaseException) -> Iterable[Problem]:
+    """What an error of a run says, as problems."""
     if isinstance(error, GraphError):
         return error.problems
     if isinstance(error, NodeError):
@@ -305,4 +325,4 @@ class _Recipe:
         }
 
 
-__all__ = ["Engine", "Explanation", "Run", "bind"]
+__all__ = ["Engine", "Explanation", "Run", "bind", "problems_of"]

@@ -116,6 +116,10 @@ class Journal:
     def ended(self) -> bool:
         return self._ended
 
+    def entries(self, start: int) -> list[tuple[type[Event], float, dict[str, Any]]]:
+        """What has been added from number `start` on, as it was added: kind, seconds since the epoch, fields."""
+        return self._entries[start:]
+
     def read(self, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """Events with a number above `after`, waiting for new ones until the run has ended.
 

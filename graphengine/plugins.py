@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -24,16 +24,19 @@ from graphengine.settings import Settings
 GROUP = "graphengine.plugins"
 
 
-def load(registry: Registry, settings: Settings) -> None:
-    """Fill a registry with the built-in nodes and every plugin that can be found."""
+def load(registry: Registry, settings: Settings, before: Callable[[str], None] = lambda plugin: None) -> None:
+    """Fill a registry with the built-in nodes and every plugin that can be found.
+
+    `before` is called with a plugin's name before it is imported; what it raises keeps the plugin out.
+    """
     builtin = importlib.import_module("graphengine.nodes")
     for module in pkgutil.iter_modules(builtin.__path__):
         _collect(registry, importlib.import_module(f"graphengine.nodes.{module.name}"), "")
     for folder in settings.plugin_folders:
         for path in _candidates(folder):
-            _guarded(registry, path.stem, lambda path=path: _import_file(path))
+            _guarded(registry, path.stem, lambda path=path: _import_file(path), before)
     for point in metadata.entry_points(group=GROUP):
-        _guarded(registry, point.name, point.load)
+        _guarded(registry, point.name, point.load, before)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -64,10 +67,13 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _guarded(registry: Registry, name: str, load_module) -> None:
+def _guarded(
+    registry: Registry, name: str, load_module: Callable[[], ModuleType], before: Callable[[str], None]
+) -> None:
     """Load one plugin, all or nothing: either every node of it is there, or it is listed as broken."""
     trial = Registry()
     try:
+        before(name)
         module = load_module()
         _collect(trial, module, f"{name}.", name)
         if not len(trial):

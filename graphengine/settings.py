@@ -95,3 +95,10 @@ def package_versions() -> dict[str, str]:
     """Versions of the packages that a result depends on: part of every recipe."""
     names = ("graphengine-diffusion", "torch", "diffusers", "transformers", "numpy", "pillow")
     return {name: _version(name) for name in names}
+
+
+def bundled_workflows() -> Path:
+    """The folder of the workflows that come with the project: inside a wheel, or beside the package in a checkout."""
+    here = Path(__file__).parent
+    inside = here / "workflows"
+    return inside if inside.is_dir() else here.parent / "workflows"

@@ -1,0 +1,406 @@
+"""The run store: which runs there are, what became of them, and who may say so.  SQLite by default, PostgreSQL by URL.
+
+One connection does all the writing, and one thread at a time uses it.  Whatever changes a run is one statement that
+names the state it expects (`WHERE status = 'running' AND attempt = 3`) and whose count of rows says whether it held:
+a worker that was given up cannot end a run that somebody else has taken over.  A run is accepted when the transaction
+that inserted it has been committed, and not before.
+
+    queued -> running -> finished | failed | cancelled        running -> queued   (its worker or the server was lost)
+
+Glossary
+    number    the order in which runs were accepted; also the cursor of a listing
+    attempt   how often a run was given to a worker: the token that fences off stale ones, never used twice
+    loss      a worker died while this run was the only one in it; after a few the run is parked as failed
+    alone     the run was there when a worker died, so it is tried again by itself
+    turn      the start tag of fair queueing: the k-th waiting run of every client comes before anybody's k+1st
+    epoch     how often the store was opened; leases of an older epoch are void
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from graphengine.errors import GraphEngineError
+
+Row = Any
+"""A row of a result: its columns are attributes."""
+ACTIVE, ENDED = ("queued", "running"), ("finished", "failed", "cancelled")
+tables = sa.MetaData()
+runs = sa.Table(
+    "runs",
+    tables,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(32), nullable=False, unique=True),
+    sa.Column("client", sa.String(128), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, default=0),
+    sa.Column("turn", sa.BigInteger, nullable=False, default=0),
+    sa.Column("workflow", sa.String(256), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.String(256)),
+    sa.Column("body_digest", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("losses", sa.Integer, nullable=False, default=0),
+    sa.Column("alone", sa.Boolean, nullable=False, default=False),
+    sa.Column("cancelling", sa.Boolean, nullable=False, default=False),
+    sa.Column("epoch", sa.Integer, nullable=False, default=0),
+    sa.Column("retry_of", sa.String(32)),
+    sa.Column("webhook", sa.Text),
+    sa.Column("told", sa.Boolean, nullable=False, default=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.Column("outputs", sa.Text),
+    sa.Column("problems", sa.Text),
+    sa.Column("events", sa.Text),
+    sa.CheckConstraint("status IN ('queued', 'running', 'finished', 'failed', 'cancelled')", name="known_status"),
+    sa.CheckConstraint("(ended IS NULL) = (status IN ('queued', 'running'))", name="ended_once"),
+    sa.UniqueConstraint("client", "idempotency_key", name="one_run_per_key"),
+    sa.Index("by_status", "status", "number"),
+)
+facts = sa.Table("facts", tables, sa.Column("name", sa.String(32), primary_key=True), sa.Column("value", sa.Text))
+LIGHT = [c for c in runs.c if c.name not in ("body", "events", "outputs", "problems", "webhook")]
+"""The columns of a listing."""
+
+
+class StoreError(GraphEngineError):
+    """The store cannot be used: damaged, of a newer version, or in use by another server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run to be accepted.  `body` is the JSON text of workflow, inputs and targets, kept as it came."""
+
+    id: str
+    client: str
+    workflow: str
+    body: str
+    body_digest: str
+    priority: int = 0
+    idempotency_key: str | None = None
+    retry_of: str | None = None
+    webhook: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What the queue needs to know of a waiting run; compares in the order in which runs are taken."""
+
+    order: tuple[int, int, int]
+    id: str
+    alone: bool
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended.  `outputs`, `problems` and `events` are JSON."""
+
+    id: str
+    attempt: int
+    status: str
+    outputs: str | None = None
+    problems: str | None = None
+    events: str | None = None
+
+
+class RunStore:
+    """The writing side.  Every method is one step of a transaction: call them between `begin` and `commit`."""
+
+    def __init__(self, url: str):
+        """Open the store, bring its tables to this version, and begin a new epoch.
+
+        Raises:
+            StoreError: it is damaged, or newer than this program.
+        """
+        self.engine = connect(url)
+        self.connection = self.engine.connect()
+        try:
+            with self.connection.begin():
+                migrate(self.connection)
+                self.epoch = int(self._fact("epoch") or 0) + 1
+                self._set_fact("epoch", str(self.epoch))
+        except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+            raise StoreError(f"the run store cannot be opened: {getattr(error, 'orig', error)}.") from error
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+
+    def close(self) -> None:
+        self.connection.close()
+        self.engine.dispose()
+
+    # Accept
+
+    def accept(self, new: Submission) -> tuple[Row, bool]:
+        """Insert a run, or find the one that has its idempotency key; says whether it is new."""
+        if new.idempotency_key is not None:
+            same = {"who": new.client, "key": new.idempotency_key}
+            found = self.connection.execute(_BY_KEY, same).first()
+            if found:
+                return found, False
+        turn = self._turns[new.client] = max(self._turns.get(new.client, 0) + 1, self._turn)
+        values = {
+            "id": new.id,
+            "client": new.client,
+            "workflow": new.workflow,
+            "body": new.body,
+            "body_digest": new.body_digest,
+            "priority": new.priority,
+            "idempotency_key": new.idempotency_key,
+            "retry_of": new.retry_of,
+            "webhook": new.webhook,
+            "told": new.webhook is None,
+            "status": "queued",
+            "turn": turn,
+            "created": time.time(),
+        }
+        return self.connection.execute(_ACCEPT, values).one(), True
+
+    def waiting(self) -> list[tuple[Waiting, str]]:
+        """Every queued run with its client: what the queue in memory is made of when the server starts."""
+        rows = self.connection.execute(sa.select(*_WAITING).where(runs.c.status == "queued")).all()
+        for row in rows:
+            self._turns[row.client] = max(self._turns.get(row.client, 0), row.turn)
+        return [(waiting(row), row.client) for row in rows]
+
+    def _passed(self, turn: int) -> None:
+        """A run of this turn was taken: clients that come now start from here."""
+        self._turn = max(self._turn, turn)
+        if len(self._turns) > 1000:
+            self._turns = {client: own for client, own in self._turns.items() if own > self._turn}
+
+    # Claim and end
+
+    def claim(self, id: str) -> Row | None:
+        """Take a queued run: its attempt and body; None when it is not queued any more."""
+        row = self.connection.execute(_CLAIM, {"run": id, "mine": self.epoch, "now": time.time()}).first()
+        if row is not None:
+            self._passed(row.turn)
+        return row
+
+    def end(self, ending: Ending) -> bool:
+        """End a running run.  False when this attempt does not hold it: another one does, or it has ended."""
+        values = {
+            "run": ending.id,
+            "held": ending.attempt,
+            "mine": self.epoch,
+            "became": ending.status,
+            "now": time.time(),
+            "made": ending.outputs,
+            "faults": ending.problems,
+            "log": ending.events,
+        }
+        return self.connection.execute(_END, values).rowcount == 1
+
+    def give_back(self, id: str, attempt: int, *, alone: bool, loss: bool) -> Row | None:
+        """Put a running run back into the queue, because its worker is gone or the server stops."""
+        held = [runs.c.id == id, runs.c.status == "running", runs.c.attempt == attempt, runs.c.epoch == self.epoch]
+        change = {
+            "status": "queued",
+            "alone": sa.or_(runs.c.alone, sa.literal(alone)),
+            "losses": runs.c.losses + int(loss),
+        }
+        return self.connection.execute(sa.update(runs).where(*held).values(change).returning(*_WAITING)).first()
+
+    def cancel(self, id: str) -> str | None:
+        """Cancel a run: one that waits ends here and now, one that runs is marked.  Its status, or None: unknown."""
+        waits = sa.and_(runs.c.id == id, runs.c.status == "queued")
+        if self.connection.execute(sa.update(runs).where(waits).values(status="cancelled", ended=time.time())).rowcount:
+            return "cancelled"
+        works = sa.and_(runs.c.id == id, runs.c.status == "running")
+        if self.connection.execute(sa.update(runs).where(works).values(cancelling=True)).rowcount:
+            return "running"
+        return self.connection.execute(sa.select(runs.c.status).where(runs.c.id == id)).scalar()
+
+    def prioritise(self, id: str, priority: int) -> Row | None:
+        """Change the priority of a waiting run; None when it does not wait."""
+        waits = sa.and_(runs.c.id == id, runs.c.status == "queued")
+        return self.connection.execute(
+            sa.update(runs).where(waits).values(priority=priority).returning(*_WAITING)
+        ).first()
+
+    def recover(self) -> None:
+        """Leases of older epochs are void: cancelled if that was asked for, else queued again and charged nothing."""
+        old = sa.and_(runs.c.status == "running", runs.c.epoch != self.epoch)
+        cancelled = {"status": "cancelled", "ended": time.time()}
+        self.connection.execute(sa.update(runs).where(old, runs.c.cancelling).values(cancelled))
+        self.connection.execute(sa.update(runs).where(old).values(status="queued"))
+
+    # Webhooks, history, facts
+
+    def untold(self) -> list[tuple[str, str]]:
+        """Ended runs whose webhook has not been delivered: id and address."""
+        rows = self.connection.execute(
+            sa.select(runs.c.id, runs.c.webhook).where(sa.not_(runs.c.told), runs.c.status.in_(ENDED))
+        )
+        return [(row.id, row.webhook) for row in rows]
+
+    def told(self, id: str) -> None:
+        self.connection.execute(sa.update(runs).where(runs.c.id == id).values(told=True))
+
+    def forget(self, keep: int) -> int:
+        """Drop the oldest ended runs beyond `keep`; returns how many."""
+        ended = sa.and_(runs.c.status.in_(ENDED), runs.c.told)
+        newest = sa.select(runs.c.number).where(ended).order_by(runs.c.number.desc()).offset(keep).limit(1)
+        limit = self.connection.execute(newest).scalar()
+        if limit is None:
+            return 0
+        return self.connection.execute(sa.delete(runs).where(ended, runs.c.number <= limit)).rowcount
+
+    def paused(self) -> bool:
+        return self._fact("paused") == "yes"
+
+    def pause(self, yes: bool) -> None:
+        self._set_fact("paused", "yes" if yes else "no")
+
+    def _fact(self, name: str) -> str | None:
+        return self.connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar()
+
+    def _set_fact(self, name: str, value: str) -> None:
+        if not self.connection.execute(sa.update(facts).where(facts.c.name == name).values(value=value)).rowcount:
+            self.connection.execute(sa.insert(facts).values(name=name, value=value))
+
+
+class RunReader:
+    """The reading side: connections of its own, which never write, for any thread."""
+
+    def __init__(self, url: str):
+        self.engine = connect(url, reading=True)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def run(self, id: str) -> dict[str, Any] | None:
+        """Everything about a run, or None."""
+        with self.engine.connect() as connection:
+            row = connection.execute(_ONE, {"run": id}).first()
+        return None if row is None else dict(row._mapping)
+
+    def page(self, status: str | None, before: int | None, limit: int) -> list[dict[str, Any]]:
+        """Runs from the newest on: `before` is the number where the last page ended."""
+        query = sa.select(*LIGHT).order_by(runs.c.number.desc()).limit(limit)
+        if status:
+            query = query.where(runs.c.status == status)
+        if before is not None:
+            query = query.where(runs.c.number < before)
+        with self.engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def counts(self) -> dict[str, int]:
+        """How many runs there are in each status."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.select(runs.c.status, sa.func.count()).group_by(runs.c.status))
+            return {row.status: row[1] for row in rows}
+
+
+def waiting(row: Any) -> Waiting:
+    """A row as an entry of the queue."""
+    return Waiting((-row.priority, row.turn, row.number), row.id, bool(row.alone), row.workflow)
+
+
+def connect(url: str, reading: bool = False) -> sa.Engine:
+    """An engine for a URL; SQLite in WAL mode, every commit on disk before it returns."""
+    try:
+        made = sa.make_url(url)
+        if made.get_backend_name() != "sqlite":
+            return sa.create_engine(made, pool_pre_ping=True)
+    except (exc.ArgumentError, exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        raise StoreError(f"{url!r} is no address of a run store: {error}.") from error
+    if made.database:
+        Path(made.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(made, connect_args={"check_same_thread": False, "timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so
+        for pragma in _READING if reading else _WRITING:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+_WRITING = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864")
+_READING = ("query_only=1", "wal_autocheckpoint=0")  # the writer checkpoints; two that do can lose commits
+_WAITING = (runs.c.number, runs.c.id, runs.c.client, runs.c.priority, runs.c.turn, runs.c.alone, runs.c.workflow)
+_BY_KEY = sa.select(*_WAITING, runs.c.body_digest, runs.c.status).where(
+    runs.c.client == sa.bindparam("who"), runs.c.idempotency_key == sa.bindparam("key")
+)
+_ACCEPT = sa.insert(runs).returning(*_WAITING, runs.c.body_digest, runs.c.status)
+_ONE = sa.select(runs).where(runs.c.id == sa.bindparam("run"))
+_CLAIM = (
+    sa.update(runs)
+    .where(runs.c.id == sa.bindparam("run"), runs.c.status == "queued")
+    .values(status="running", attempt=runs.c.attempt + 1, epoch=sa.bindparam("mine"), started=sa.bindparam("now"))
+    .returning(runs.c.attempt, runs.c.losses, runs.c.body, runs.c.turn)
+)
+_END = (
+    sa.update(runs)
+    .where(
+        runs.c.id == sa.bindparam("run"),
+        runs.c.status == "running",
+        runs.c.attempt == sa.bindparam("held"),
+        runs.c.epoch == sa.bindparam("mine"),
+    )
+    .values(
+        status=sa.bindparam("became"),
+        ended=sa.bindparam("now"),
+        outputs=sa.bindparam("made"),
+        problems=sa.bindparam("faults"),
+        events=sa.bindparam("log"),
+    )
+)
+
+
+def _first(connection: sa.Connection) -> None:
+    tables.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first,)
+"""Each brings the tables from one version to the next; a store's version is how many it has seen."""
+
+
+def migrate(connection: sa.Connection, steps: Iterable[Callable[[sa.Connection], None]] = MIGRATIONS) -> None:
+    """Bring the tables to this version within the transaction: all of it, or nothing.
+
+    Raises:
+        StoreError: the store is of a newer version.
+    """
+    known = list(steps)
+    there = sa.inspect(connection).has_table("facts")
+    version = 0
+    if there:
+        found = connection.execute(sa.select(facts.c.value).where(facts.c.name == "version")).scalar()
+        version = int(found or 0)
+    if version > len(known):
+        raise StoreError(f"the run store is of version {version}; this program knows {len(known)}. Update the program.")
+    for step in known[version:]:
+        step(connection)
+    if version < len(known):
+        connection.execute(sa.delete(facts).where(facts.c.name == "version"))
+        connection.execute(sa.insert(facts).values(name="version", value=str(len(known))))
+
+
+def document(row: dict[str, Any]) -> dict[str, Any]:
+    """A run as people see it: JSON columns parsed, bookkeeping left out."""
+    shown = ("id", "status", "workflow", "client", "priority", "attempt", "retry_of", "created", "started", "ended")
+    made: dict[str, Any] = {key: row[key] for key in shown}
+    made["number"] = row["number"]
+    if "outputs" in row:
+        made["outputs"] = json.loads(row["outputs"] or "{}")
+        made["problems"] = json.loads(row["problems"] or "[]")
+        submitted = json.loads(row["body"])
+        made["inputs"] = submitted.get("inputs", {})
+    return made

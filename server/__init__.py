@@ -1,0 +1,1 @@
+"""GraphEngine over HTTP: start with `app`, or with `graphengine serve`."""

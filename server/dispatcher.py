@@ -1,0 +1,383 @@
+"""From the queue to the workers, and what they say back to the store and the streams.
+
+The queue in memory is a picture of the queued runs in the store, in the order in which they are taken; the store
+decides.  A run is claimed there before a worker hears of it, and its end is told to nobody before it is committed.
+
+What happens to the runs in the hands of a worker that dies:
+    one run alone      it is charged a loss; after `losses` of them it is parked as failed (`worker_lost`)
+    several            nobody knows which did it: each is tried again alone, and nobody is charged
+    killed by us       because of one run (time-out, cancel): that one ends, the others are simply queued again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from graphengine.errors import Problem
+from graphengine.queue import Ending, RunStore, StoreError, Submission, Waiting, waiting
+from graphengine.settings import Settings
+
+from . import protocol
+from .configuration import Configuration
+from .hub import SEQUENCE, Hub, event
+from .ledger import Ledger
+from .process import Held, WorkerProcess
+
+logger = logging.getLogger(__name__)
+LOOK_SECONDS, RETRY_SECONDS, PRUNE_EVERY = 0.25, 1.0, 500
+LOG_LIMIT = 256 * 1024
+
+
+class Dispatcher:
+    """Owns the workers and the queue in memory."""
+
+    def __init__(self, configuration: Configuration, settings: Settings, ledger: Ledger, hub: Hub, files: str):
+        self.configuration, self.ledger, self.hub = configuration, ledger, hub
+        self._setup = {"settings": settings.model_dump(mode="json"), "files": files}
+        self._quarantine: list[str] = []
+        self._heap: list[tuple[tuple[int, int, int], str]] = []
+        self.waiting: dict[str, Waiting] = {}
+        self.clients: Counter[str] = Counter()
+        self._client_of: dict[str, str] = {}
+        self.workers: list[WorkerProcess] = []
+        self.clerk = self._made("clerk")
+        self.paused = self.draining = False
+        self.totals: Counter[str] = Counter()
+        self.restarts = 0
+        self.previews = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = 0
+        self.on_end: Callable[[str], None] = lambda run: None
+
+    # Coming and going
+
+    async def start(self) -> None:
+        """Take up what the store holds, and start the processes."""
+        await self.ledger.do(RunStore.recover)
+        self.paused = await self.ledger.do(RunStore.paused)
+        for entry, client in await self.ledger.do(RunStore.waiting):
+            self.hub.stream(entry.id).add(event("queued", entry.id, 0, workflow=entry.workflow))
+            self.add(entry, client)
+        self.spawn(self._keep("clerk"))
+        for number in range(self.configuration.workers):
+            self.spawn(self._keep(f"worker-{number + 1}"))
+        self.spawn(self._look())
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine in the background; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            logger.error("a task of the dispatcher failed", exc_info=task.exception())
+
+    async def stop(self) -> None:
+        """Claim nothing more, let runs finish for a while, give the rest back, and end the workers."""
+        self.draining = True
+        until = time.monotonic() + self.configuration.drain
+        while any(worker.held for worker in self.workers) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        for worker in [self.clerk, *self.workers]:
+            worker.leaving = True
+            held, worker.held = list(worker.held.values()), {}
+            worker.kill()
+            for run in held:
+                with contextlib.suppress(StoreError):
+                    await self.ledger.do(lambda s, r=run: s.give_back(r.run, r.attempt, alone=False, loss=False))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _made(self, name: str) -> WorkerProcess:
+        setup = protocol.Setup(
+            **self._setup, node_limit=self.configuration.node_limit, quarantine=list(self._quarantine)
+        )
+        return WorkerProcess(name, setup, self._heard)
+
+    async def _keep(self, name: str) -> None:
+        """Keep one process running: start it, and again when it has ended."""
+        pause = 0.1
+        while not self.draining:
+            worker = self._made(name)
+            if name == "clerk":
+                self.clerk = worker
+            else:
+                if not self.clerk.ready.is_set():  # requests first, then what runs them
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.clerk.ready.wait(), 5)
+                self.workers.append(worker)
+            started = time.monotonic()
+            await worker.run()
+            if name != "clerk":
+                self.workers.remove(worker)
+                await self._lost(worker)
+            if worker.leaving or self.draining:
+                continue
+            self.restarts += 1
+            if worker.loading and worker.loading not in self._quarantine:
+                logger.warning("the plugin %s took %s down when it was imported; it is left out", worker.loading, name)
+                self._quarantine.append(worker.loading)
+            pause = 0.1 if time.monotonic() - started > 10 else min(10.0, pause * 2)
+            await asyncio.sleep(pause if not worker.ready.is_set() else 0.01)
+
+    # The queue
+
+    def add(self, entry: Waiting, client: str) -> None:
+        """A run waits (again): it will be taken in its turn."""
+        self.waiting[entry.id] = entry
+        self.clients[client] += entry.id not in self._client_of
+        self._client_of[entry.id] = client
+        heapq.heappush(self._heap, (entry.order, entry.id))
+        self.pump()
+
+    def remove(self, run: str) -> None:
+        """A run waits no more."""
+        if self.waiting.pop(run, None):
+            client = self._client_of.pop(run)
+            self.clients[client] -= 1
+            if not self.clients[client]:
+                del self.clients[client]
+
+    def _next(self) -> Waiting | None:
+        while self._heap:
+            order, run = self._heap[0]
+            entry = self.waiting.get(run)
+            if entry is not None and entry.order == order:
+                return entry
+            heapq.heappop(self._heap)  # taken, cancelled, or of another priority now
+        return None
+
+    def pump(self) -> None:
+        """Give waiting runs to workers that have room."""
+        while not (self.paused or self.draining):
+            entry = self._next()
+            worker = self._room(entry) if entry else None
+            if entry is None or worker is None:
+                return
+            heapq.heappop(self._heap)
+            client = self._client_of[entry.id]
+            self.remove(entry.id)
+            worker.reserved += 1
+            self.spawn(self._claim(entry, client, worker))
+
+    def _room(self, entry: Waiting) -> WorkerProcess | None:
+        """The worker that has least in hand; for a run that is to be alone, one that has nothing."""
+        fit = [w for w in self.workers if w.ready.is_set() and not w.leaving and w.alone in (None, entry.id)]
+        if not fit:
+            return None
+        worker = min(fit, key=lambda w: len(w.held) + w.reserved)
+        load = len(worker.held) + worker.reserved
+        if entry.alone:
+            worker.alone = entry.id  # nothing more goes there until this run has been through
+            return worker if load == 0 else None
+        return worker if load < self.configuration.capacity else None
+
+    async def _claim(self, entry: Waiting, client: str, worker: WorkerProcess) -> None:
+        try:
+            row = await self.ledger.do(lambda store: store.claim(entry.id))
+        except StoreError:
+            await asyncio.sleep(RETRY_SECONDS)
+            worker.alone = None if worker.alone == entry.id else worker.alone
+            self.add(entry, client)
+            return
+        finally:
+            worker.reserved -= 1
+        if row is None:  # it was cancelled meanwhile
+            worker.alone = None if worker.alone == entry.id else worker.alone
+            self.pump()
+            return
+        held = Held(entry.id, row.attempt, row.losses, time.monotonic())
+        if worker not in self.workers or worker.leaving:
+            await self._give_back(held, alone=False, loss=False)
+            return
+        worker.held[entry.id] = held
+        worker.send(protocol.Start(run=entry.id, attempt=row.attempt, body=row.body))
+
+    # What workers say
+
+    def _heard(self, worker: WorkerProcess, message: Any) -> None:
+        if isinstance(message, protocol.Hello):
+            worker.send(protocol.Watch(previews=self.previews > 0))
+            self.pump()
+            return
+        held = worker.held.get(message.run)
+        if held is None or held.attempt != message.attempt or held.over:
+            return  # news of an attempt that was given up
+        if isinstance(message, protocol.News):
+            self.hub.publish(message.run, message.lines)
+        elif isinstance(message, protocol.Ended):
+            held.over = True
+            self.spawn(self._end(worker, held, message))
+
+    async def _end(self, worker: WorkerProcess, held: Held, message: protocol.Ended) -> None:
+        """Commit how a run ended, then tell it."""
+        self.hub.publish(message.run, message.lines[:-1])
+        last = message.lines[-1:] or [self._closing(held, message.status, message.problems)]
+        ending = Ending(
+            message.run,
+            message.attempt,
+            message.status,
+            message.outputs,
+            message.problems,
+            log([*self.hub.stream(message.run).lines, *last]),
+        )
+        held_by_us = await self._commit(ending)
+        worker.held.pop(message.run, None)
+        if worker.alone == message.run:
+            worker.alone = None
+        if held_by_us:
+            self._told(message.run, message.status, last)
+        self.pump()
+
+    async def _commit(self, ending: Ending) -> bool:
+        """Commit an end, however long the store refuses it: what was computed is not lost to a full disk."""
+        while True:
+            try:
+                return await self.ledger.do(lambda store: store.end(ending))
+            except StoreError:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _told(self, run: str, status: str, last: list[str]) -> None:
+        self.totals[status] += 1
+        self.hub.publish(run, last, last=True)
+        self.on_end(run)
+        self._ended += 1
+        if self._ended % PRUNE_EVERY == 0:
+            self.spawn(self.ledger.do(lambda store: store.forget(self.configuration.history_limit)))
+
+    def _closing(self, held: Held, status: str, problems: str) -> str:
+        fields = {"problems": json.loads(problems)} if status == "failed" else {}
+        return event(f"run_{status}", held.run, (held.attempt + 1) * SEQUENCE - 1, **fields)
+
+    async def _finish(self, held: Held, status: str, problem: Problem | None = None) -> None:
+        """End a run that its worker cannot end any more."""
+        problems = json.dumps([problem.document()] if problem else [])
+        last = [self._closing(held, status, problems)]
+        lines = log([*self.hub.stream(held.run).lines, *last])
+        if await self._commit(Ending(held.run, held.attempt, status, "{}", problems, lines)):
+            self._told(held.run, status, last)
+
+    # When workers are lost
+
+    async def _lost(self, worker: WorkerProcess) -> None:
+        """A worker is gone: what it had in hand ends or waits again."""
+        rest, worker.held = [held for held in worker.held.values() if not held.over], {}
+        single = len(rest) == 1
+        for held in rest:
+            if held.cancel_by is not None:
+                await self._finish(held, "cancelled")
+            elif worker.leaving or self.draining:
+                await self._give_back(held, alone=False, loss=False)
+            elif single and held.losses + 1 >= self.configuration.losses:
+                message = f"its worker died {self.configuration.losses} times while it ran; it is parked."
+                await self._finish(held, "failed", Problem("worker_lost", message, hint="Retry it when it is mended."))
+            else:
+                await self._give_back(held, alone=True, loss=single)
+        self.pump()
+
+    async def _give_back(self, held: Held, *, alone: bool, loss: bool) -> None:
+        while True:
+            try:
+                row = await self.ledger.do(lambda s: s.give_back(held.run, held.attempt, alone=alone, loss=loss))
+                break
+            except StoreError:
+                await asyncio.sleep(RETRY_SECONDS)
+        if row is not None:
+            self.hub.publish(
+                held.run, [event("queued", held.run, (held.attempt + 1) * SEQUENCE - 1, workflow=row.workflow)]
+            )
+            self.add(waiting(row), row.client)
+
+    async def _look(self) -> None:
+        """Look after the workers: who is silent, whose run takes too long, who does not stop."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            for worker in [self.clerk, *self.workers]:
+                if worker.pid and now - worker.last_beat > self.configuration.silence:
+                    logger.warning("worker %s has been silent for %.0f s", worker.name, now - worker.last_beat)
+                    worker.kill()
+                for held in list(worker.held.values()):
+                    if held.cancel_by is not None and now > held.cancel_by and not held.over:
+                        await self._give_up(worker, held, "cancelled", None)
+                    elif now - held.started > self.configuration.run_timeout and not held.over:
+                        message = f"it took longer than {self.configuration.run_timeout:g} s."
+                        await self._give_up(worker, held, "failed", Problem("timeout", message))
+
+    async def _give_up(self, worker: WorkerProcess, held: Held, status: str, problem: Problem | None) -> None:
+        """End a run that does not end by itself; its worker goes, and what else it had in hand is queued again."""
+        held.over, worker.leaving = True, True
+        del worker.held[held.run]
+        worker.kill()
+        self.restarts += 1
+        await self._finish(held, status, problem)
+
+    # What people ask for
+
+    async def accept(self, submission: Submission) -> tuple[Any, bool]:
+        """Put a run into the store and the queue; the row, and whether it is new."""
+        row, new = await self.ledger.do(lambda store: store.accept(submission))
+        if new:
+            self.hub.publish(row.id, [event("queued", row.id, 0, workflow=row.workflow)])
+            self.add(waiting(row), row.client)
+        return row, new
+
+    async def cancel(self, run: str) -> str | None:
+        """Cancel a run in any state; its status, or None when there is none."""
+        status = await self.ledger.do(lambda store: store.cancel(run))
+        if status == "cancelled" and run in self.waiting:
+            self.remove(run)
+            self._told(run, "cancelled", [event("run_cancelled", run, SEQUENCE - 1)])
+        if status == "running":
+            for worker in self.workers:
+                if held := worker.held.get(run):
+                    held.cancel_by = time.monotonic() + self.configuration.grace
+                    worker.send(protocol.Cancel(run=run))
+        return status
+
+    async def prioritise(self, run: str, priority: int) -> bool:
+        row = await self.ledger.do(lambda store: store.prioritise(run, priority))
+        if row is None or run not in self.waiting:
+            return False
+        self.add(waiting(row), self._client_of[run])
+        return True
+
+    async def pause(self, yes: bool) -> None:
+        await self.ledger.do(lambda store: store.pause(yes))
+        self.paused = yes
+        self.pump()
+
+    def watch(self, change: int) -> None:
+        """Somebody begins (+1) or ceases (-1) to look at runs under way: previews are made only then."""
+        before, self.previews = self.previews > 0, self.previews + change
+        if before != (self.previews > 0):
+            for worker in self.workers:
+                worker.send(protocol.Watch(previews=self.previews > 0))
+
+    @property
+    def running(self) -> int:
+        return sum(len(worker.held) for worker in self.workers)
+
+
+def log(lines: list[str]) -> str:
+    """A run's events as they are kept: without pictures, and the newest only when there are too many."""
+    kept = [json.dumps(json.loads(line) | {"preview": None}) if '"preview": "' in line else line for line in lines]
+    size = 0
+    for number, line in enumerate(reversed(kept)):
+        size += len(line) + 1
+        if size > LOG_LIMIT:
+            kept = kept[len(kept) - number :]
+            break
+    return "\n".join(kept)

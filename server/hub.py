@@ -1,0 +1,220 @@
+"""Events on their way to whoever listens: one stream for each run, and one feed of everything.
+
+Nothing is queued for a listener.  A stream keeps its run's events and the feed keeps the latest of all runs; every
+listener has a position in them and reads on at its own pace, so that a slow one delays and costs nobody else.
+
+Glossary
+    line       one event as JSON text
+    position   the number of a line in the feed; it grows over restarts too, and a client resumes with `?after=`
+    behind     a listener of the feed whose socket takes no more: it keeps its position, and loses progress if it lags
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import OrderedDict, deque
+from itertools import islice
+from typing import Any
+
+from .protocol import SEQUENCE
+
+KEPT_STREAMS, FEED_LINES, FEED_BYTES = 500, 20_000, 32 * 2**20
+EPOCH_POSITIONS = 2**40
+SHARE = 0.04
+"""At most this share of the loop's time goes into writing the feed to its listeners."""
+
+
+class Stream:
+    """The events of one run, in order; sequence numbers grow, with gaps."""
+
+    def __init__(self, run: str, lines: list[str] | None = None, ended: bool = False):
+        self.run, self.ended = run, ended
+        self.lines = lines or []
+        self._preview: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, line: str) -> None:
+        if '"preview": "' in line:
+            self._replace_preview(line)
+        self.lines.append(line)
+        self._wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _replace_preview(self, line: str) -> None:
+        """Only the last picture of a node is kept."""
+        node = json.loads(line)["node"]
+        if node in self._preview:
+            place = self._preview[node]
+            self.lines[place] = without_preview(self.lines[place])
+        self._preview[node] = len(self.lines)
+
+    async def wait(self, position: int, seconds: float) -> bool:
+        """Wait until there are lines from `position` on, or the run has ended; False after `seconds`."""
+        if position < len(self.lines) or self.ended:
+            return True
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def start(self, after: int) -> int:
+        """Where to read on after the event with this sequence number."""
+        return next((i for i, line in enumerate(self.lines) if sequence(line) > after), len(self.lines))
+
+
+def sequence(line: str) -> int:
+    return json.loads(line)["seq"]
+
+
+def without_preview(line: str) -> str:
+    return json.dumps(json.loads(line) | {"preview": None})
+
+
+def event(kind: str, run: str, seq: int, **fields: Any) -> str:
+    """An event that the server tells itself."""
+    return json.dumps({"event": kind, "run": run, "seq": seq, "time": round(time.time(), 4), **fields})
+
+
+class Listener:
+    """One reader of the feed: where it is, and how to hand it text."""
+
+    def __init__(self, transport: asyncio.Transport, position: int, run: str | None):
+        self.transport, self.position, self.run = transport, position, run
+        self.lost = asyncio.Event()
+
+
+class Hub:
+    """Streams by run, and the feed."""
+
+    def __init__(self, epoch: int):
+        self.streams: OrderedDict[str, Stream] = OrderedDict()
+        self.first = self.position = epoch * EPOCH_POSITIONS
+        self._feed: deque[tuple[str, str]] = deque()
+        self._bytes = 0
+        self.listeners: set[Listener] = set()
+        self._waiting = asyncio.Event()
+        self._flusher: asyncio.Task[None] | None = None
+
+    def stream(self, run: str) -> Stream:
+        """The stream of an active run, made when there is none."""
+        found = self.streams.get(run)
+        if found is None:
+            found = self.streams[run] = Stream(run)
+            self._forget()
+        return found
+
+    def _forget(self) -> None:
+        if len(self.streams) > 2 * KEPT_STREAMS:
+            ended = [run for run, stream in self.streams.items() if stream.ended]
+            for run in ended[:-KEPT_STREAMS]:
+                del self.streams[run]
+
+    def publish(self, run: str, lines: list[str], last: bool = False) -> None:
+        """Add events to a run's stream and to the feed."""
+        stream = self.stream(run)
+        for line in lines:
+            stream.add(line)
+            self._add(run, line)
+        if last:
+            stream.end()
+            self.streams.move_to_end(run)
+        self._waiting.set()
+
+    def _add(self, run: str, line: str) -> None:
+        text = f'{{"position": {self.position}, {line[1:]}'
+        self._feed.append((run, text))
+        self.position += 1
+        self._bytes += len(text)
+        while len(self._feed) > FEED_LINES or self._bytes > FEED_BYTES:
+            _, gone = self._feed.popleft()
+            self._bytes -= len(gone)
+            self.first += 1
+
+    # The feed's listeners
+
+    def listen(self, transport: asyncio.Transport, after: int | None, run: str | None) -> Listener:
+        """Begin to read: after a position, or from now on.  A gap is told when that position is gone."""
+        position = self.position if after is None else after + 1
+        listener = Listener(transport, min(position, self.position), run)
+        if position < self.first or position > self.position:
+            listener.position = self.first
+            transport.write(frame(json.dumps({"event": "gap", "after": after, "position": self.first - 1})))
+        self.listeners.add(listener)
+        self._waiting.set()
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush_forever(), name="feed")
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        self.listeners.discard(listener)
+
+    async def _flush_forever(self) -> None:
+        while True:
+            await self._waiting.wait()
+            self._waiting.clear()
+            started = time.perf_counter()
+            if not self._flush():
+                self._waiting.set()  # somebody is behind: try again
+            spent = time.perf_counter() - started
+            await asyncio.sleep(max(0.01, spent / SHARE))
+
+    def _flush(self) -> bool:
+        """Write what is new to every listener whose socket takes it; False when some were left behind."""
+        frames: dict[tuple[int, str | None, bool], bytes] = {}
+        through = True
+        for listener in list(self.listeners):
+            if listener.position >= self.position:
+                continue
+            if listener.transport.is_closing():
+                self.listeners.discard(listener)
+                continue
+            if listener.transport.get_write_buffer_size() > 2**16:
+                through = False
+                if listener.position < self.first:  # what it has missed is gone
+                    self.listeners.discard(listener)
+                    listener.lost.set()
+                continue
+            late = self.position - listener.position > FEED_LINES // 4
+            place = (listener.position, listener.run, late)
+            if place not in frames:
+                frames[place] = frame(self._text(*place))
+            if frames[place]:
+                listener.transport.write(frames[place])
+            listener.position = self.position
+        return through
+
+    def _text(self, position: int, run: str | None, late: bool) -> str:
+        lines = islice(self._feed, max(0, position - self.first), None)
+        return "\n".join(
+            text for of, text in lines if (run is None or of == run) and not (late and '"node_progress"' in text)
+        )
+
+    def close(self) -> None:
+        if self._flusher:
+            self._flusher.cancel()
+
+
+def frame(text: str) -> bytes:
+    """A WebSocket text frame (RFC 6455, 5.2), made once however many read it; empty for no text."""
+    data = text.encode()
+    if not data:
+        return b""
+    size = len(data)
+    if size < 126:
+        return bytes((0x81, size)) + data
+    if size < 2**16:
+        return bytes((0x81, 126)) + size.to_bytes(2, "big") + data
+    return bytes((0x81, 127)) + size.to_bytes(8, "big") + data
+
+
+__all__ = ["SEQUENCE", "Hub", "Listener", "Stream", "event", "frame", "sequence", "without_preview"]

@@ -1,0 +1,200 @@
+"""The shapes of requests and answers: what is checked at the door, and what the OpenAPI document says."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphengine.errors import GraphError, Problem
+from graphengine.workflow import parse_json
+
+Status = Literal["queued", "running", "finished", "failed", "cancelled"]
+Priority = Annotated[int, Field(ge=-100, le=100, description="greater goes first")]
+
+
+class Asked(BaseModel):
+    """A body of a request: nothing but what is declared, and no value bent into another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=Asked)
+
+
+class Submitted(Asked):
+    """A workflow to be run (or checked, or explained)."""
+
+    workflow: str | dict[str, Any] = Field(description="a workflow document, or the name of one that is kept here")
+    inputs: dict[str, Any] = Field(default={}, description="values of the workflow's declared inputs")
+    targets: list[str] | None = Field(default=None, max_length=1000, description="compute only these nodes or outputs")
+    priority: Priority = 0
+    webhook: str | None = Field(
+        default=None, max_length=2000, pattern="^https?://", description="address that is told of the end"
+    )
+
+
+class Change(Asked):
+    """What can be changed about a run that waits."""
+
+    priority: Priority
+
+
+class Fault(BaseModel):
+    """One fault of a workflow: where, what, and what to try."""
+
+    code: str
+    message: str
+    node: str | None = None
+    port: str | None = None
+    hint: str | None = None
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(default="", description="where in the log to look: an error's id")
+    problems: list[Fault] = []
+
+
+class Item(BaseModel):
+    """One thing that a run has made: a picture by digest, a plain value, or only the name of its kind."""
+
+    digest: str | None = None
+    type: str | None = None
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    name: str | None = None
+    value: Any = None
+    kind: str | None = None
+
+
+class RunSummary(BaseModel):
+    """A run in a list."""
+
+    id: str
+    number: int
+    status: Status
+    workflow: str
+    client: str
+    priority: int
+    attempt: int = Field(description="how often it was given to a worker")
+    retry_of: str | None
+    created: float = Field(description="seconds since the epoch")
+    started: float | None
+    ended: float | None
+
+
+class RunDocument(RunSummary):
+    """A run, whole."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, list[Item]]
+    problems: list[Fault]
+
+
+class RunPage(BaseModel):
+    """Runs from the newest on; `cursor` leads to the next page."""
+
+    runs: list[RunSummary]
+    cursor: str | None
+
+
+class FileDocument(BaseModel):
+    """A file that was uploaded; `file` is what a LoadImage node calls it."""
+
+    digest: str
+    type: str
+    bytes: int
+    file: str
+
+
+class NodeDocument(BaseModel):
+    """A node type; `schema` is a JSON Schema of its inputs in a workflow."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    type: str
+    summary: str
+    category: str
+    plugin: str
+    version: int
+    lane: str
+    effect: bool
+    inputs: dict[str, Any]
+    outputs: dict[str, str]
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class Catalogue(BaseModel):
+    """Every node type, and the plugins that could not be loaded with their errors."""
+
+    nodes: list[NodeDocument]
+    broken: dict[str, str]
+
+
+class WorkflowSummary(BaseModel):
+    """A workflow that is kept here; those that ship cannot be deleted."""
+
+    name: str
+    description: str
+    ships: bool
+
+
+class WorkflowList(BaseModel):
+    workflows: list[WorkflowSummary]
+
+
+class WorkflowDocument(BaseModel):
+    """A workflow as a typed function: a JSON Schema of its inputs, its outputs by type, and the document itself."""
+
+    name: str
+    description: str
+    inputs: dict[str, Any]
+    outputs: dict[str, str]
+    document: dict[str, Any]
+
+
+class Checked(BaseModel):
+    """What a check found."""
+
+    nodes: int
+    problems: list[Fault]
+
+
+class Explained(BaseModel):
+    """A dry run: how many nodes come from the cache and how many would be computed, and why each."""
+
+    hits: int
+    work: int
+    nodes: list[dict[str, str]]
+
+
+class QueueState(BaseModel):
+    paused: bool
+    waiting: int
+    running: int
+
+
+class Health(BaseModel):
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, bool] = {}
+
+
+def parsed(model: type[Model], body: str) -> Model:
+    """A body of this shape.  Raises GraphError with every fault of form."""
+    document: Any = parse_json(body, "body")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise GraphError(map(_problem, error.errors(include_url=False, include_context=False)[:100])) from None
+
+
+def _problem(error: Any) -> Problem:
+    where = ".".join(str(part) for part in error["loc"])
+    return Problem("form", f"{error['msg']}, got {error.get('input')!r:.60}.", port=where[:100] or None)

@@ -1,0 +1,166 @@
+"""A worker as the server sees it: a process, the socket to it, and what it has in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from graphengine.errors import GraphError, Problem
+
+from . import protocol
+
+logger = logging.getLogger(__name__)
+SECRETS = (
+    "GRAPHENGINE_TOKENS",
+    "GRAPHENGINE_SERVER_TOKENS",
+    "GRAPHENGINE_SERVER_WEBHOOK_SECRET",
+    "GRAPHENGINE_SERVER_STORE",
+)
+
+
+class WorkerLost(Exception):
+    """The worker ended before it answered."""
+
+
+@dataclass
+class Held:
+    """A run that a worker has in hand."""
+
+    run: str
+    attempt: int
+    losses: int
+    started: float
+    cancel_by: float | None = None
+    over: bool = False
+
+
+class WorkerProcess:
+    """Starts a process, speaks with it, and says when it is gone; a new one is started with a new object."""
+
+    def __init__(self, name: str, setup: protocol.Setup, heard: Callable[[WorkerProcess, Any], None]):
+        self.name, self.setup = name, setup
+        self.held: dict[str, Held] = {}
+        self.reserved = 0
+        self.alone: str | None = None
+        self.ready = asyncio.Event()
+        self.loading: str | None = None
+        self.broken: list[str] = []
+        self.memory = 0
+        self.last_beat = time.monotonic()
+        self.leaving = False
+        self._heard = heard
+        self._asked: dict[int, asyncio.Future[protocol.Answer]] = {}
+        self._number = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self) -> None:
+        """Start the process and listen to it until it is gone."""
+        ours, theirs = socket.socketpair()
+        environment = {key: value for key, value in os.environ.items() if key not in SECRETS}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "graphengine.server.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=protocol.LINE_LIMIT)
+        self.send(self.setup)
+        try:
+            while line := await reader.readline():
+                self._hear(line)
+        except (OSError, ValueError) as error:
+            logger.warning("worker %s: %s", self.name, error)
+        finally:
+            self._writer.close()
+            await self._bury()
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            message = protocol.ToServer.validate_json(line)
+        except ValidationError as error:
+            logger.warning("worker %s said what nobody understands: %s", self.name, error)
+            return
+        self.last_beat = time.monotonic()
+        if isinstance(message, protocol.Answer):
+            future = self._asked.pop(message.number, None)
+            if future and not future.done():
+                future.set_result(message)
+        elif isinstance(message, protocol.Beat):
+            self.memory = message.memory
+        elif isinstance(message, protocol.Loading):
+            self.loading = message.plugin
+        elif isinstance(message, protocol.Hello):
+            self.loading, self.broken = None, message.broken
+            self.ready.set()
+            self._heard(self, message)
+        else:
+            self._heard(self, message)
+
+    async def _bury(self) -> None:
+        """Make sure that the process and everything that it has started are gone."""
+        self.kill()
+        if self._process:
+            code = await asyncio.to_thread(self._process.wait)
+            if not self.leaving:
+                logger.warning("worker %s ended with %s", self.name, _ending(code))
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(WorkerLost())
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def send(self, message: BaseModel) -> None:
+        if self._writer and not self._writer.is_closing():
+            self._writer.write(protocol.line(message))
+
+    def kill(self) -> None:
+        """End the process and its children, now."""
+        if self._process:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def ask(self, what: Any, body: str, seconds: float) -> str:
+        """Ask a question; the answer is JSON text.
+
+        Raises:
+            GraphError: with the problems of the workflow.  WorkerLost, TimeoutError: no answer came.
+        """
+        async with asyncio.timeout(seconds):
+            await self.ready.wait()
+            self._number += 1
+            future = self._asked[self._number] = asyncio.get_running_loop().create_future()
+            try:
+                self.send(protocol.Ask(number=self._number, what=what, body=body))
+                answer = await future
+            finally:
+                self._asked.pop(self._number, None)
+        if answer.problems:
+            raise GraphError([Problem(**problem) for problem in json.loads(answer.problems)])
+        return answer.body
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

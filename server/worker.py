@@ -1,0 +1,244 @@
+"""A worker: a process with an engine, which runs what the server gives it and says what happens.
+
+It is started as `python -m graphengine.server.worker FD` with one end of a socket that only the two hold.  When that
+closes the server is gone, and so is the worker, at once: its runs are given to somebody else, and what they had
+finished is in the disk cache.  A worker holds no key to the queue; all it can say is news of the attempts it was given.
+
+    main thread    reads messages
+    run threads    the engine's; the last one to touch a run says how it ended
+    pump           sends the events of runs under way, many at a time
+    pulse          sends heartbeats, whatever the other threads do
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from graphengine.compose import Engine, make_registry
+from graphengine.engine import Run, problems_of
+from graphengine.errors import GraphError, Problem
+from graphengine.events import NodeProgress, RunCancelled, RunFailed, RunFinished
+from graphengine.settings import Settings
+from graphengine.values import Image
+
+from . import answer, protocol
+from .content import ContentFolder
+from .result import results
+
+PULSE_SECONDS, PUMP_SECONDS = 2.0, 0.03
+PREVIEW_PIXELS = 256
+DIE_WITH_PARENT = 1
+ENDS = (RunFinished, RunFailed, RunCancelled)
+
+
+@dataclass
+class Active:
+    """A run that was given to this worker: how far its events have been told."""
+
+    run: Run
+    attempt: int
+    told: int = 1  # the server tells itself that a run is queued
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Worker:
+    """The engine of this process and its end of the conversation."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection = connection
+        self.lines = connection.makefile("rb", buffering=2**16)
+        self._sending = threading.Lock()
+        self._active: dict[str, Active] = {}
+        self._busy = threading.Event()
+        self._previews = False
+        self._questions = ThreadPoolExecutor(2, thread_name_prefix="question")
+
+    def work(self) -> None:
+        """Set up, then do what is said until the server stops or goes away."""
+        setup = protocol.ToWorker.validate_json(self.lines.readline())
+        self._thread(self._pulse)
+        settings, self.node_limit = Settings.model_validate(setup.settings), setup.node_limit
+        quarantine = set(setup.quarantine)
+
+        def before(plugin: str) -> None:
+            if plugin in quarantine:
+                raise RuntimeError("importing it took the process down; it is left out until the server starts again")
+            self.send(protocol.Loading(plugin=plugin))
+
+        registry = make_registry(settings, before=before)
+        self.folder = ContentFolder(Path(setup.files))
+        with Engine(settings=settings, registry=registry) as self.engine:
+            self.send(protocol.Hello(broken=sorted(registry.broken)))
+            self._thread(self._pump)
+            for line in self.lines:
+                message = protocol.ToWorker.validate_json(line)
+                if isinstance(message, protocol.Stop):
+                    return
+                self._do(message)
+        os._exit(0)  # the server is gone: nobody wants what is still running
+
+    def send(self, message: BaseModel) -> None:
+        try:
+            with self._sending:
+                self.connection.sendall(protocol.line(message))
+        except OSError:
+            os._exit(0)
+
+    def _thread(self, target: Any) -> None:
+        threading.Thread(target=target, daemon=True, name=target.__name__).start()
+
+    def _do(self, message: Any) -> None:
+        if isinstance(message, protocol.Start):
+            self._start(message)
+        elif isinstance(message, protocol.Cancel):
+            active = self._active.get(message.run)
+            if active:
+                active.run.cancel()
+        elif isinstance(message, protocol.Ask):
+            self._questions.submit(self._answer, message)
+        elif isinstance(message, protocol.Watch):
+            self._previews = message.previews
+
+    # Runs
+
+    def _start(self, message: protocol.Start) -> None:
+        try:
+            submission = json.loads(message.body)
+            run = self.engine.submit(submission["workflow"], submission.get("inputs"), submission.get("targets"))
+        except GraphError as error:
+            problems = json.dumps([problem.document() for problem in error.problems])
+            ended = protocol.Ended(
+                run=message.run, attempt=message.attempt, status="failed", lines=[], problems=problems
+            )
+            self.send(ended)
+            return
+        run.id = run.journal.run = message.run
+        active = self._active[message.run] = Active(run, message.attempt)
+        self._busy.set()
+        run.add_done_callback(lambda run: self._ended(active))
+
+    def _ended(self, active: Active) -> None:
+        run, status, problems, outputs = active.run, active.run.status, "[]", "{}"
+        assert status in ("finished", "failed", "cancelled")
+        if status == "finished":
+            try:
+                outputs = json.dumps(results(run, self.folder))
+            except Exception as error:
+                status, problems = "failed", json.dumps([Problem("outputs", str(error)).document()])
+        elif status == "failed" and run.error:
+            problems = json.dumps([problem.document() for problem in problems_of(run.error)])
+        with active.lock:
+            self._active.pop(run.id, None)
+            lines = self._lines(active, whole=True)
+            if status != run.status:  # its outputs could not be kept, so it has not finished
+                document = json.loads(lines.pop()) | {"event": "run_failed", "problems": json.loads(problems)}
+                lines.append(json.dumps(document))
+            ended = protocol.Ended(
+                run=run.id, attempt=active.attempt, status=status, lines=lines, outputs=outputs, problems=problems
+            )
+            self.send(ended)
+
+    def _lines(self, active: Active, whole: bool = False) -> list[str]:
+        """Events that have not been told yet, as JSON; of a node's progress only the last.
+
+        The run's end is left out unless `whole`: it is told together with what the run has made.
+        """
+        lines: list[str] = []
+        entries = active.run.journal.entries(active.told)
+        if entries and entries[-1][0] in ENDS and not whole:
+            entries.pop()
+        latest = {fields["node"]: i for i, (model, _, fields) in enumerate(entries) if model is NodeProgress}
+        for index, (model, moment, fields) in enumerate(entries):
+            if model is NodeProgress and latest[fields["node"]] != index:
+                active.told += 1
+                continue
+            event = {
+                "event": model.model_fields["event"].default,
+                "run": active.run.id,
+                "seq": active.attempt * protocol.SEQUENCE + active.told,
+                "time": round(moment, 4),
+            }
+            lines.append(json.dumps(event | self._shown(fields)))
+            active.told += 1
+        return lines
+
+    def _shown(self, fields: dict[str, Any]) -> dict[str, Any]:
+        preview = fields.get("preview")
+        if preview is None:
+            return fields
+        return {**fields, "preview": _data_url(preview) if self._previews else None}
+
+    def _pump(self) -> None:
+        while self._busy.wait():
+            time.sleep(PUMP_SECONDS)
+            for active in list(self._active.values()):
+                with active.lock:
+                    if active.run.id in self._active and (lines := self._lines(active)):
+                        self.send(protocol.News(run=active.run.id, attempt=active.attempt, lines=lines))
+            if not self._active:
+                self._busy.clear()
+                if self._active:  # one came in between
+                    self._busy.set()
+
+    def _pulse(self) -> None:
+        while True:
+            self.send(protocol.Beat(memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+            time.sleep(PULSE_SECONDS)
+
+    # Questions
+
+    def _answer(self, ask: protocol.Ask) -> None:
+        problems, body = "", "{}"
+        try:
+            if ask.what == "catalogue":
+                told = answer.catalogue(self.engine)
+            elif ask.what == "signature":
+                told = answer.signature(self.engine, ask.body)
+            else:
+                tell = answer.check if ask.what == "check" else answer.explain
+                told = tell(self.engine, ask.body, self.node_limit)
+            body = json.dumps(told, ensure_ascii=False)
+        except GraphError as error:
+            problems = json.dumps([problem.document() for problem in error.problems[:100]])
+        except Exception as error:
+            print(f"a question about {ask.what} failed: {error!r}", file=sys.stderr)
+            problems = json.dumps([Problem("engine", "the question could not be answered.").document()])
+        self.send(protocol.Answer(number=ask.number, body=body, problems=problems))
+
+
+def _data_url(preview: Image) -> str:
+    picture = preview.pil()[0]
+    picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def main() -> None:
+    """Entry of the process: its argument is the number of the socket."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the server, which stops its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(2, 1)  # what nodes print goes where the log goes
+    Worker(socket.socket(fileno=int(sys.argv[1]))).work()
+
+
+if __name__ == "__main__":
+    main()
