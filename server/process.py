@@ -146,12 +146,13 @@ class WorkerProcess:
         async with asyncio.timeout(seconds):
             await self.ready.wait()
             self._number += 1
-            future = self._asked[self._number] = asyncio.get_running_loop().create_future()
+            number = self._number
+            future = self._asked[number] = asyncio.get_running_loop().create_future()
             try:
-                self.send(protocol.Ask(number=self._number, what=what, body=body))
+                self.send(protocol.Ask(number=number, what=what, body=body))
                 answer = await future
             finally:
-                self._asked.pop(self._number, None)
+                self._asked.pop(number, None)
         if answer.problems:
             raise GraphError([Problem(**problem) for problem in json.loads(answer.problems)])
         return answer.body
