@@ -102,6 +102,17 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """The run of a submission: its place, how it stands, and whether it is new."""
+
+    place: Waiting
+    client: str
+    status: str
+    body_digest: str
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a run ended.  `outputs`, `problems` and `events` are JSON."""
 
@@ -129,10 +140,12 @@ class RunStore:
                 migrate(self.connection)
                 self.epoch = int(self._fact("epoch") or 0) + 1
                 self._set_fact("epoch", str(self.epoch))
+                self._number = self.connection.execute(sa.select(sa.func.max(runs.c.number))).scalar() or 0
         except (exc.DatabaseError, sqlite3.DatabaseError) as error:
             raise StoreError(f"the run store cannot be opened: {getattr(error, 'orig', error)}.") from error
         self._turns: dict[str, int] = {}
         self._turn = 0
+        self._fresh: list[dict[str, Any]] = []
 
     def close(self) -> None:
         self.connection.close()
@@ -140,30 +153,47 @@ class RunStore:
 
     # Accept
 
-    def accept(self, new: Submission) -> tuple[Row, bool]:
-        """Insert a run, or find the one that has its idempotency key; says whether it is new."""
+    def accept(self, new: Submission) -> Accepted:
+        """Insert a run, or find the one that has its idempotency key."""
         if new.idempotency_key is not None:
+            self.flush()
             same = {"who": new.client, "key": new.idempotency_key}
             found = self.connection.execute(_BY_KEY, same).first()
             if found:
-                return found, False
+                return Accepted(waiting(found), found.client, found.status, found.body_digest, False)
         turn = self._turns[new.client] = max(self._turns.get(new.client, 0) + 1, self._turn)
-        values = {
-            "id": new.id,
-            "client": new.client,
-            "workflow": new.workflow,
-            "body": new.body,
-            "body_digest": new.body_digest,
-            "priority": new.priority,
-            "idempotency_key": new.idempotency_key,
-            "retry_of": new.retry_of,
-            "webhook": new.webhook,
-            "told": new.webhook is None,
-            "status": "queued",
-            "turn": turn,
-            "created": time.time(),
-        }
-        return self.connection.execute(_ACCEPT, values).one(), True
+        self._number += 1
+        self._fresh.append(
+            {
+                "number": self._number,
+                "id": new.id,
+                "client": new.client,
+                "workflow": new.workflow,
+                "body": new.body,
+                "body_digest": new.body_digest,
+                "priority": new.priority,
+                "idempotency_key": new.idempotency_key,
+                "retry_of": new.retry_of,
+                "webhook": new.webhook,
+                "told": new.webhook is None,
+                "status": "queued",
+                "turn": turn,
+                "created": time.time(),
+            }
+        )
+        place = Waiting((-new.priority, turn, self._number), new.id, False, new.workflow)
+        return Accepted(place, new.client, "queued", new.body_digest, True)
+
+    def flush(self) -> None:
+        """Write the runs that were accepted since the last statement, all of them with one."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, []
+            self.connection.execute(_ACCEPT, fresh)
+
+    def rollback(self) -> None:
+        """Forget what this transaction has done."""
+        self._fresh.clear()
+        self.connection.rollback()
 
     def waiting(self) -> list[tuple[Waiting, str]]:
         """Every queued run with its client: what the queue in memory is made of when the server starts."""
@@ -182,6 +212,7 @@ class RunStore:
 
     def claim(self, id: str) -> Row | None:
         """Take a queued run: its attempt and body; None when it is not queued any more."""
+        self.flush()
         row = self.connection.execute(_CLAIM, {"run": id, "mine": self.epoch, "now": time.time()}).first()
         if row is not None:
             self._passed(row.turn)
@@ -189,6 +220,7 @@ class RunStore:
 
     def end(self, ending: Ending) -> bool:
         """End a running run.  False when this attempt does not hold it: another one does, or it has ended."""
+        self.flush()
         values = {
             "run": ending.id,
             "held": ending.attempt,
@@ -203,6 +235,7 @@ class RunStore:
 
     def give_back(self, id: str, attempt: int, *, alone: bool, loss: bool) -> Row | None:
         """Put a running run back into the queue, because its worker is gone or the server stops."""
+        self.flush()
         held = [runs.c.id == id, runs.c.status == "running", runs.c.attempt == attempt, runs.c.epoch == self.epoch]
         change = {
             "status": "queued",
@@ -213,6 +246,7 @@ class RunStore:
 
     def cancel(self, id: str) -> str | None:
         """Cancel a run: one that waits ends here and now, one that runs is marked.  Its status, or None: unknown."""
+        self.flush()
         waits = sa.and_(runs.c.id == id, runs.c.status == "queued")
         if self.connection.execute(sa.update(runs).where(waits).values(status="cancelled", ended=time.time())).rowcount:
             return "cancelled"
@@ -223,6 +257,7 @@ class RunStore:
 
     def prioritise(self, id: str, priority: int) -> Row | None:
         """Change the priority of a waiting run; None when it does not wait."""
+        self.flush()
         waits = sa.and_(runs.c.id == id, runs.c.status == "queued")
         return self.connection.execute(
             sa.update(runs).where(waits).values(priority=priority).returning(*_WAITING)
@@ -338,7 +373,7 @@ _WAITING = (runs.c.number, runs.c.id, runs.c.client, runs.c.priority, runs.c.tur
 _BY_KEY = sa.select(*_WAITING, runs.c.body_digest, runs.c.status).where(
     runs.c.client == sa.bindparam("who"), runs.c.idempotency_key == sa.bindparam("key")
 )
-_ACCEPT = sa.insert(runs).returning(*_WAITING, runs.c.body_digest, runs.c.status)
+_ACCEPT = sa.insert(runs)
 _ONE = sa.select(runs).where(runs.c.id == sa.bindparam("run"))
 _CLAIM = (
     sa.update(runs)

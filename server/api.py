@@ -164,6 +164,11 @@ async def body_bytes(request: web.Request, limit: int, seconds: float) -> bytes:
     """A small body.  Raises Refusal when it is too large or comes too slowly."""
     if (request.content_length or 0) > limit:
         raise Refusal(413, f"The body may have {limit:,} bytes.")
+    if request.content.is_eof():  # it came with the head
+        data = request.content.read_nowait()
+        if len(data) > limit:
+            raise Refusal(413, f"The body may have {limit:,} bytes.")
+        return data
     parts, size = [], 0
     while True:
         try:

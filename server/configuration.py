@@ -37,7 +37,7 @@ class Configuration(BaseModel):
     hosts: tuple[str, ...] = Field(default=(), description="further names under which the server may be addressed")
     origins: tuple[str, ...] = Field(default=(), description="further web origins that may use the server")
     workers: int = Field(default=1, ge=1, le=64, description="worker processes")
-    capacity: int = Field(default=8, ge=1, le=256, description="runs that one worker has in hand")
+    capacity: int = Field(default=4, ge=1, le=256, description="runs that one worker has in hand, more of short ones")
     run_timeout: float = Field(default=3600, gt=0, description="seconds a run may take")
     grace: float = Field(default=5, gt=0, description="seconds a cancelled run, or a stopping worker, is waited for")
     silence: float = Field(default=30, gt=0, description="seconds without a heartbeat after which a worker is given up")

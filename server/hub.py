@@ -18,11 +18,12 @@ from collections import OrderedDict, deque
 from itertools import islice
 from typing import Any
 
+from . import protocol
 from .protocol import SEQUENCE
 
 KEPT_STREAMS, FEED_LINES, FEED_BYTES = 500, 20_000, 32 * 2**20
 EPOCH_POSITIONS = 2**40
-SHARE = 0.04
+SHARE = 0.015
 """At most this share of the loop's time goes into writing the feed to its listeners."""
 
 
@@ -33,34 +34,33 @@ class Stream:
         self.run, self.ended = run, ended
         self.lines = lines or []
         self._preview: dict[str, int] = {}
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None
 
-    def add(self, line: str) -> None:
-        if '"preview": "' in line:
-            self._replace_preview(line)
-        self.lines.append(line)
-        self._wake()
+    def add(self, lines: list[str], last: bool = False) -> None:
+        """Append events; `last` ends the stream."""
+        start = len(self.lines)
+        self.lines += lines
+        for place, line in enumerate(lines, start):
+            if '"preview": "' in line:
+                self._replace_preview(line, place)
+        self.ended = self.ended or last
+        if self._changed:
+            self._changed.set()
+            self._changed = None
 
-    def end(self) -> None:
-        self.ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _replace_preview(self, line: str) -> None:
+    def _replace_preview(self, line: str, place: int) -> None:
         """Only the last picture of a node is kept."""
         node = json.loads(line)["node"]
         if node in self._preview:
-            place = self._preview[node]
-            self.lines[place] = without_preview(self.lines[place])
-        self._preview[node] = len(self.lines)
+            before = self._preview[node]
+            self.lines[before] = without_preview(self.lines[before])
+        self._preview[node] = place
 
     async def wait(self, position: int, seconds: float) -> bool:
         """Wait until there are lines from `position` on, or the run has ended; False after `seconds`."""
         if position < len(self.lines) or self.ended:
             return True
+        self._changed = self._changed or asyncio.Event()
         try:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
@@ -82,7 +82,7 @@ def without_preview(line: str) -> str:
 
 def event(kind: str, run: str, seq: int, **fields: Any) -> str:
     """An event that the server tells itself."""
-    return json.dumps({"event": kind, "run": run, "seq": seq, "time": round(time.time(), 4), **fields})
+    return protocol.event(kind, run, seq, time.time(), fields)
 
 
 class Listener:
@@ -121,12 +121,10 @@ class Hub:
 
     def publish(self, run: str, lines: list[str], last: bool = False) -> None:
         """Add events to a run's stream and to the feed."""
-        stream = self.stream(run)
+        self.stream(run).add(lines, last)
         for line in lines:
-            stream.add(line)
             self._add(run, line)
         if last:
-            stream.end()
             self.streams.move_to_end(run)
         self._waiting.set()
 

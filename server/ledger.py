@@ -89,10 +89,11 @@ class Ledger:
         try:
             with store.connection.begin():
                 done = [(future, step(store)) for step, future in group]
+                store.flush()
             self.healthy = True
             return done
         except Exception as error:
-            store.connection.rollback()
+            store.rollback()
             if len(group) > 1:
                 return [pair for step in group for pair in self._commit(store, [step])]
             logger.warning("the run store took no change: %s", error)

@@ -62,7 +62,8 @@ class WorkerProcess:
         self.last_beat = time.monotonic()
         self.leaving = False
         self._heard = heard
-        self._asked: dict[int, asyncio.Future[protocol.Answer]] = {}
+        self._asked: dict[int, tuple[asyncio.Future[protocol.Answer], float]] = {}
+        self._unsent: list[bytes] = []
         self._number = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -98,7 +99,7 @@ class WorkerProcess:
             return
         self.last_beat = time.monotonic()
         if isinstance(message, protocol.Answer):
-            future = self._asked.pop(message.number, None)
+            future, _ = self._asked.pop(message.number, (None, 0))
             if future and not future.done():
                 future.set_result(message)
         elif isinstance(message, protocol.Beat):
@@ -119,17 +120,31 @@ class WorkerProcess:
             code = await asyncio.to_thread(self._process.wait)
             if not self.leaving:
                 logger.warning("worker %s ended with %s", self.name, _ending(code))
-        for future in self._asked.values():
+        for future, _ in self._asked.values():
             if not future.done():
                 future.set_exception(WorkerLost())
+
+    def expire(self, now: float) -> None:
+        """Give up questions whose time is over."""
+        for future, until in list(self._asked.values()):
+            if now > until and not future.done():
+                future.set_exception(TimeoutError())
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
     def send(self, message: BaseModel) -> None:
+        """Say something; what is said within one turn of the loop goes out together."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(protocol.line(message))
+
+    def _flush(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
         if self._writer and not self._writer.is_closing():
-            self._writer.write(protocol.line(message))
+            self._writer.write(data)
 
     def kill(self) -> None:
         """End the process and its children, now."""
@@ -143,16 +158,17 @@ class WorkerProcess:
         Raises:
             GraphError: with the problems of the workflow.  WorkerLost, TimeoutError: no answer came.
         """
-        async with asyncio.timeout(seconds):
-            await self.ready.wait()
-            self._number += 1
-            number = self._number
-            future = self._asked[number] = asyncio.get_running_loop().create_future()
-            try:
-                self.send(protocol.Ask(number=number, what=what, body=body))
-                answer = await future
-            finally:
-                self._asked.pop(number, None)
+        if not self.ready.is_set():
+            await asyncio.wait_for(self.ready.wait(), seconds)
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future, time.monotonic() + seconds
+        try:
+            self.send(protocol.Ask(number=number, what=what, body=body))
+            answer = await future
+        finally:
+            self._asked.pop(number, None)
         if answer.problems:
             raise GraphError([Problem(**problem) for problem in json.loads(answer.problems)])
         return answer.body

@@ -7,6 +7,9 @@ count.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
@@ -108,6 +111,15 @@ class Answer(BaseModel):
 
 ToWorker = TypeAdapter[Any](Annotated[Setup | Start | Cancel | Ask | Watch | Stop, Field(discriminator="kind")])
 ToServer = TypeAdapter[Any](Annotated[Hello | Loading | Beat | News | Ended | Answer, Field(discriminator="kind")])
+
+
+def event(kind: str, run: str, seq: int, moment: float, fields: Mapping[str, Any]) -> str:
+    """An event as a line of JSON.  Put together by hand: there are two for every node of every run."""
+    text = f'{{"event": "{kind}", "run": "{run}", "seq": {seq}, "time": {moment:.4f}'
+    for key, value in fields.items():
+        told = quoted(value) if type(value) is str else json.dumps(value)
+        text += f', "{key}": {told}'
+    return text + "}"
 
 
 def line(message: BaseModel) -> bytes:

@@ -58,13 +58,12 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
         retry_of=retry_of,
         webhook=checked["webhook"],
     )
-    row, new = await house.dispatcher.accept(submission)
-    if not new and row.body_digest != submission.body_digest:
+    made = await house.dispatcher.accept(submission)
+    if not made.new and made.body_digest != submission.body_digest:
         raise Refusal(409, f"The {KEY} was used for another body; nothing was accepted.")
-    place = f"/v1/runs/{row.id}"
-    status = "queued" if new else row.status
-    told = {"id": row.id, "status": status, "workflow": row.workflow, "priority": row.priority}
-    return answer(told, 202, {"Location": place})
+    place = made.place
+    told = {"id": place.id, "status": made.status, "workflow": place.workflow, "priority": -place.order[0]}
+    return answer(told, 202, {"Location": f"/v1/runs/{place.id}"})
 
 
 def limits(house: House, request: web.Request) -> None:

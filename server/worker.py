@@ -33,7 +33,7 @@ from pydantic import BaseModel
 from graphengine.compose import Engine, make_registry
 from graphengine.engine import Run, problems_of
 from graphengine.errors import GraphError, Problem
-from graphengine.events import NodeProgress, RunCancelled, RunFailed, RunFinished
+from graphengine.events import Event, NodeProgress, RunCancelled, RunFailed, RunFinished
 from graphengine.settings import Settings
 from graphengine.values import Image
 
@@ -43,8 +43,10 @@ from .result import results
 
 PULSE_SECONDS, PUMP_SECONDS = 2.0, 0.03
 PREVIEW_PIXELS = 256
+SMALL_QUESTION = 16 * 1024
 DIE_WITH_PARENT = 1
 ENDS = (RunFinished, RunFailed, RunCancelled)
+KINDS = {kind: kind.model_fields["event"].default for kind in Event.__subclasses__()}
 
 
 @dataclass
@@ -111,7 +113,10 @@ class Worker:
             if active:
                 active.run.cancel()
         elif isinstance(message, protocol.Ask):
-            self._questions.submit(self._answer, message)
+            if len(message.body) < SMALL_QUESTION and message.what == "check":
+                self._answer(message)  # quicker than handing it to another thread
+            else:
+                self._questions.submit(self._answer, message)
         elif isinstance(message, protocol.Watch):
             self._previews = message.previews
 
@@ -168,13 +173,8 @@ class Worker:
             if model is NodeProgress and latest[fields["node"]] != index:
                 active.told += 1
                 continue
-            event = {
-                "event": model.model_fields["event"].default,
-                "run": active.run.id,
-                "seq": active.attempt * protocol.SEQUENCE + active.told,
-                "time": round(moment, 4),
-            }
-            lines.append(json.dumps(event | self._shown(fields)))
+            seq = active.attempt * protocol.SEQUENCE + active.told
+            lines.append(protocol.event(KINDS[model], active.run.id, seq, moment, self._shown(fields)))
             active.told += 1
         return lines
 
