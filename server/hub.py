@@ -6,7 +6,7 @@ listener has a position in them and reads on at its own pace, so that a slow one
 Glossary
     line       one event as JSON text
     position   the number of a line in the feed; it grows over restarts too, and a client resumes with `?after=`
-    behind     a listener of the feed whose socket takes no more: it keeps its position, and loses progress if it lags
+    behind     a listener of the feed whose socket takes no more: it keeps its position, and is told less when it is back
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ KEPT_STREAMS, FEED_LINES, FEED_BYTES = 500, 20_000, 32 * 2**20
 EPOCH_POSITIONS = 2**40
 SHARE = 0.015
 """At most this share of the loop's time goes into writing the feed to its listeners."""
+BRIEF = 300
+"""Lines in one message above which it is kept short."""
+RUN_ENDED, OF_A_NODE, PROGRESS = '"event": "run_', '"event": "node_', '"event": "node_progress'
+SHORTEST, LONGEST = 0.01, 2.0
+"""Seconds between two writings of the feed."""
 
 
 class Stream:
@@ -164,11 +169,11 @@ class Hub:
             if not self._flush():
                 self._waiting.set()  # somebody is behind: try again
             spent = time.perf_counter() - started
-            await asyncio.sleep(max(0.01, spent / SHARE))
+            await asyncio.sleep(min(LONGEST, max(SHORTEST, spent / SHARE)))
 
     def _flush(self) -> bool:
         """Write what is new to every listener whose socket takes it; False when some were left behind."""
-        frames: dict[tuple[int, str | None, bool], bytes] = {}
+        frames: dict[tuple[int, str | None], bytes] = {}
         through = True
         for listener in list(self.listeners):
             if listener.position >= self.position:
@@ -182,8 +187,7 @@ class Hub:
                     self.listeners.discard(listener)
                     listener.lost.set()
                 continue
-            late = self.position - listener.position > FEED_LINES // 4
-            place = (listener.position, listener.run, late)
+            place = (listener.position, listener.run)
             if place not in frames:
                 frames[place] = frame(self._text(*place))
             if frames[place]:
@@ -191,11 +195,20 @@ class Hub:
             listener.position = self.position
         return through
 
-    def _text(self, position: int, run: str | None, late: bool) -> str:
-        lines = islice(self._feed, max(0, position - self.first), None)
-        return "\n".join(
-            text for of, text in lines if (run is None or of == run) and not (late and '"node_progress"' in text)
-        )
+    def _text(self, position: int, run: str | None) -> str:
+        """What a listener at this position has not heard.  When that is much, runs that have ended by now are told
+        without their nodes, and progress is left out."""
+        lines = list(islice(self._feed, max(0, position - self.first), None))
+        if run is not None:
+            lines = [entry for entry in lines if entry[0] == run]
+        if len(lines) > BRIEF:
+            ended = {of for of, text in lines if RUN_ENDED in text[:60]}
+            lines = [
+                (of, text)
+                for of, text in lines
+                if OF_A_NODE not in text[:60] or (of not in ended and PROGRESS not in text[:60])
+            ]
+        return "\n".join(text for _, text in lines)
 
     def close(self) -> None:
         if self._flusher:

@@ -8,7 +8,6 @@ All processes together (server, clerk, worker), from `/proc`; the queue is durab
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -84,28 +83,23 @@ def body(number: int) -> dict[str, Any]:
 
 
 async def submit_all(address: str, first: int, count: int) -> float:
-    """Submit runs, so many at once, and wait on the feed until all have finished; returns the seconds it took."""
+    """Submit runs, so many at once, and wait until all have ended; returns the seconds it took."""
     numbers = iter(range(first, first + count))
-    finished: set[str] = set()
-    async with aiohttp.ClientSession(address) as session, session.ws_connect("/v1/events") as feed:
-
-        async def follow() -> None:
-            async for message in feed:
-                events = map(json.loads, message.data.split("\n"))
-                finished.update(event["run"] for event in events if event["event"] == "run_finished")
-                if len(finished) >= count:
-                    return
+    async with aiohttp.ClientSession(address) as session:
 
         async def submit() -> None:
             for number in numbers:
                 async with session.post("/v1/runs", json=body(number)) as response:
                     assert response.status == 202, await response.text()
 
-        following = asyncio.create_task(follow())
         started = time.perf_counter()
         await asyncio.gather(*(submit() for _ in range(AT_ONCE)))
-        await asyncio.wait_for(following, 120)
-        return time.perf_counter() - started
+        while True:
+            async with session.get("/v1/queue") as response:
+                queue = await response.json()
+            if not queue["waiting"] + queue["running"]:
+                return time.perf_counter() - started
+            await asyncio.sleep(0.02)
 
 
 LISTEN = """
@@ -136,23 +130,24 @@ def measured(address: str, pid: int, first: int, count: int) -> tuple[float, flo
 def main(count: int) -> None:
     with server() as (address, pid, start):
         measured(address, pid, 10**6, count)  # imports and caches warm
-        rounds = [measured(address, pid, 10**7 * (i + 1), count) for i in range(3)]
-        alone, wall = min(rounds)
+        per_run, wall = min(measured(address, pid, 10**7 * (i + 1), count) for i in range(3))
+        alone, walled = min(measured(address, pid, 2 * 10**8 * (i + 1), 5 * count) for i in range(2))
         listening = subprocess.Popen(
             [sys.executable, "-c", LISTEN, address, str(LISTENERS)], stdout=subprocess.PIPE, text=True
         )
         assert listening.stdout and listening.stdout.readline() == "listening\n"
-        followed, walled = min(measured(address, pid, 10**8 * (i + 1), count) for i in range(3))
+        followed, slower = min(measured(address, pid, 3 * 10**8 * (i + 1), 5 * count) for i in range(2))
         listening.kill()
     rows = [
         ["CPU s until a run is accepted", judged(start, START_LIMIT), ""],
         [
             f"CPU ms per run of {NODES} nodes",
-            judged(alone, RUN_LIMIT),
-            f"{alone / COMFYUI_MS:.2f} x ComfyUI's {COMFYUI_MS}",
+            judged(per_run, RUN_LIMIT),
+            f"{per_run / COMFYUI_MS:.2f} x ComfyUI's {COMFYUI_MS}",
         ],
-        [f"the same with {LISTENERS:,} listeners", judged(followed / alone, LISTENER_LIMIT), f"{followed:.2f} ms"],
-        ["seconds on the clock", f"{wall:.2f}", f"{walled:.2f} with listeners"],
+        ["seconds on the clock for them", f"{wall:.2f}", ""],
+        [f"{5 * count} runs with {LISTENERS:,} listeners / without", judged(followed / alone, LISTENER_LIMIT), "CPU"],
+        ["seconds on the clock, with and without", f"{slower:.2f}", f"{walled:.2f}"],
     ]
     table(f"{count} runs, {AT_ONCE} at a time", ["what", "figure", ""], rows)
 
