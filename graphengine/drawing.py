@@ -107,8 +107,8 @@ def _curves(workflow: Workflow, boxes: dict[str, Box]) -> list[list[tuple[float,
     return made
 
 
-def write_svg(workflow: Workflow, path: Path) -> None:
-    """Write the graph as SVG; it holds text and shapes only."""
+def svg(workflow: Workflow) -> str:
+    """The graph as SVG; it holds text and shapes only."""
     boxes = layout(workflow)
     width, height = _size(boxes)
     parts = [
@@ -129,7 +129,11 @@ def write_svg(workflow: Workflow, path: Path) -> None:
         for index, row in enumerate(box.rows):
             y = box.y + HEAD + ROW * index + 13
             parts.append(f'<text x="{box.x + 10}" y="{y}" fill="{INK}">{escape(row)}</text>')
-    path.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def write_svg(workflow: Workflow, path: Path) -> None:
+    path.write_text(svg(workflow), encoding="utf-8")
 
 
 def write_png(workflow: Workflow, path: Path, scale: int = 2) -> None:

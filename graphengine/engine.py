@@ -118,6 +118,8 @@ class Engine:
     ):
         self.registry, self.settings, self.cache = registry, settings, cache
         self.find_workflow = find_workflow
+        self.previews = False
+        """Whether nodes shall make pictures of what they are at: set it when somebody looks at the events."""
         self.fingerprinter = Fingerprinter(settings)
         lanes = {"gpu": threading.Lock()}
         self._tools = Tools(registry, settings, self.fingerprinter, find_workflow, models, lanes)
@@ -167,7 +169,9 @@ class Engine:
                 graph, keys = self.prepare(bound)
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
             run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
-            execution = Execution(self._tools, self.cache, run.journal, run._cancelled.is_set, run.recipe)
+            execution = Execution(
+                self._tools, self.cache, run.journal, run._cancelled.is_set, run.recipe, lambda: self.previews
+            )
             with aside(len(plan.work)):
                 values = execution.execute(plan)
             run._outputs = {

@@ -29,13 +29,14 @@ from graphengine.fingerprint import digest, parts
 from graphengine.frame import GATHER, ITEMS, PLAIN, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
 from graphengine.graph import Given, Graph, Task, Wire
 from graphengine.guard import Guard
-from graphengine.node import Context, Services
+from graphengine.node import Context, Preview, Services
 from graphengine.plan import Plan, stands
 from graphengine.ports import Feed, Lazy, Pending, Port
 from graphengine.values import Image
 from graphengine.workflow import Link, NodeSpec, Workflow
 
 logger = logging.getLogger(__name__)
+PREVIEW_SECONDS = 0.25
 
 
 class Execution:
@@ -48,8 +49,10 @@ class Execution:
         journal: events.Journal,
         cancelled: Callable[[], bool],
         recipe: Callable[[], dict[str, Any]],
+        previews: Callable[[], bool] = lambda: False,
     ):
         self.tools, self.cache, self.journal = tools, cache, journal
+        self._previews, self._next_preview = previews, 0.0
         self.cancelled = cancelled
         self.services = Services(tools.settings, tools.models, recipe, self._report, cancelled, tools.find_workflow)
         self._item = (0, 1)
@@ -186,10 +189,21 @@ class Execution:
         self.journal.add(events.NodeFailed, {"node": name, "problem": problem.document()})
         return NodeError(problem)
 
-    def _report(self, node: str, done: int, total: int, preview: Image | None) -> None:
+    def _report(self, node: str, done: int, total: int, preview: Preview) -> None:
         number, count = self._item
         fields = {"done": number * total + done, "total": count * total}
-        self.journal.add(events.NodeProgress, {"node": node, **fields, "preview": preview})
+        self.journal.add(events.NodeProgress, {"node": node, **fields, "preview": self._picture(preview)})
+
+    def _picture(self, preview: Preview) -> Image | None:
+        """A preview that has to be made is made when somebody looks, and at most every so often."""
+        if not callable(preview):
+            return preview
+        now = time.perf_counter()
+        if now < self._next_preview or not self._previews():
+            return None
+        made = preview()
+        self._next_preview = time.perf_counter() + PREVIEW_SECONDS
+        return made
 
     def _distrust(self, frame: Frame, task: Task) -> None:
         """A node wrote into its inputs: what the cache holds of them in memory is wrong now."""

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 Lane = Literal["cpu", "io", "gpu"]
 
 
+Preview = Image | Callable[[], Image] | None
+
+
 class Ports(BaseModel):
     """Outputs of a node: one field per port, checked and frozen when they are made."""
 
@@ -52,7 +55,7 @@ class Services:
     settings: Settings
     models: Any
     recipe: Callable[[], dict[str, Any]] = dict
-    report: Callable[[str, int, int, Image | None], None] = lambda *_: None
+    report: Callable[[str, int, int, Preview], None] = lambda *_: None
     cancelled: Callable[[], bool] = lambda: False
     find_workflow: Callable[[str], Any] = lambda name: None
 
@@ -83,8 +86,11 @@ class Context:
         """A workflow by its name, or None."""
         return self._services.find_workflow(name)
 
-    def progress(self, done: int, total: int, preview: Image | None = None) -> None:
+    def progress(self, done: int, total: int, preview: Preview = None) -> None:
         """Report that `done` of `total` steps are through.
+
+        `preview` is an Image that shows how far it is, or better a function that makes one: it is called only when
+        somebody looks, and not for every step.
 
         Raises:
             Cancelled: the run was asked to stop.  Let it pass.

@@ -178,6 +178,10 @@ class Handle(Value, stored=False):
 class Denoiser(Handle, stored=False):
     """The network that removes noise (U-Net or transformer)."""
 
+    def vae(self) -> VAE:
+        """The autoencoder of the same checkpoint."""
+        return VAE(self.checkpoint, self.digest, self.family, self.folder)
+
 
 @dataclass(frozen=True)
 class TextEncoder(Handle, stored=False):

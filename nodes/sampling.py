@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from graphengine import Conditioning, Context, Denoiser, Field, Latent, Node, Ports
 from graphengine.values import Guider
@@ -43,6 +43,7 @@ class Sampler(Node, category="sampling", lane="gpu"):
         latent: Latent
 
     def run(self, ctx: Context) -> Outputs:
+        from graphengine.models.preview import latent_picture
         from graphengine.models.sampling import Request, sample
 
         self._check()
@@ -52,7 +53,14 @@ class Sampler(Node, category="sampling", lane="gpu"):
         request = Request(
             self.positive, self.negative, guider, self.seed, self.steps, self.sampler, self.schedule, self.denoise
         )
-        samples = sample(ctx.models.denoiser(self.denoiser), self.latent, request, ctx.progress)
+        vae = self.denoiser.vae()
+
+        def report(done: int, total: int, denoised: Any) -> None:
+            ctx.progress(
+                done, total, None if denoised is None else lambda: latent_picture(ctx.models.vae(vae), denoised)
+            )
+
+        samples = sample(ctx.models.denoiser(self.denoiser), self.latent, request, report)
         return self.Outputs(latent=Latent(samples, self.latent.space, self.latent.mask))
 
     def _check(self) -> None:

@@ -81,7 +81,7 @@ def _sent(line: str) -> str:
     answers={101: None, 400: None},
 )
 async def follow_all(house: House, request: web.Request, query: Feed) -> web.StreamResponse:
-    socket = web.WebSocketResponse(heartbeat=20, compress=False, max_msg_size=MESSAGE_LIMIT)
+    socket = web.WebSocketResponse(protocols=("graphengine",), heartbeat=20, compress=False, max_msg_size=MESSAGE_LIMIT)
     if not socket.can_prepare(request):
         raise Refusal(400, "This address is a WebSocket; connect with one.")
     await socket.prepare(request)

@@ -68,7 +68,6 @@ class Worker:
         self._sending = threading.Lock()
         self._active: dict[str, Active] = {}
         self._busy = threading.Event()
-        self._previews = False
         self._questions = ThreadPoolExecutor(2, thread_name_prefix="question")
 
     def work(self) -> None:
@@ -118,7 +117,7 @@ class Worker:
             else:
                 self._questions.submit(self._answer, message)
         elif isinstance(message, protocol.Watch):
-            self._previews = message.previews
+            self.engine.previews = message.previews
 
     # Runs
 
@@ -178,11 +177,12 @@ class Worker:
             active.told += 1
         return lines
 
-    def _shown(self, fields: dict[str, Any]) -> dict[str, Any]:
+    @staticmethod
+    def _shown(fields: dict[str, Any]) -> dict[str, Any]:
         preview = fields.get("preview")
         if preview is None:
             return fields
-        return {**fields, "preview": _data_url(preview) if self._previews else None}
+        return {**fields, "preview": _data_url(preview)}
 
     def _pump(self) -> None:
         while self._busy.wait():

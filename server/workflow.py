@@ -10,15 +10,16 @@ from typing import Any
 
 from aiohttp import web
 
+from graphengine import drawing
 from graphengine.errors import AssetError, GraphError, Problem
 from graphengine.models.assets import write_atomically
 from graphengine.settings import bundled_workflows
-from graphengine.workflow import parse_json
+from graphengine.workflow import Workflow, parse_json
 
 from .api import Media, Refusal, answer, body_text, route
 from .house import House, unknown
 from .model import Catalogue, Checked, Explained, Submitted, WorkflowDocument, WorkflowList
-from .run import KEY, Accepted, submit
+from .run import KEY, SAFE, Accepted, submit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 JSON_BODY = Media(("application/json",))
@@ -65,6 +66,18 @@ def _listed(house: House) -> list[dict[str, Any]]:
 async def show_workflow(house: House, request: web.Request) -> web.StreamResponse:
     path = find(house, request.match_info["name"])
     return answer(await house.ask("signature", await asyncio.to_thread(path.read_text)))
+
+
+@route(
+    "GET",
+    "/v1/workflows/{name}/graph",
+    "A drawing of a workflow",
+    answers={200: Media(("image/svg+xml",)), 404: None, 422: None},
+)
+async def draw_workflow(house: House, request: web.Request) -> web.StreamResponse:
+    path = find(house, request.match_info["name"])
+    drawn = await asyncio.to_thread(lambda: drawing.svg(Workflow.load(path)))
+    return web.Response(text=drawn, content_type="image/svg+xml", headers={**SAFE, "Cache-Control": "no-cache"})
 
 
 @route(

@@ -16,6 +16,9 @@ from graphengine.diffusion.sigmas import sigma_schedule
 from graphengine.models.family import DenoiserAdapter, features
 from graphengine.values import Conditioning, Guider, Latent, Mask
 
+Progress = Callable[[int, int, Tensor | None], None]
+"""Steps through, steps in all, and the present estimate of the clean latents."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -32,12 +35,12 @@ class Request:
 
 
 @torch.no_grad()
-def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: Callable[[int, int], None]) -> Tensor:
+def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: Progress) -> Tensor:
     """Denoised samples `[B, C, h, w]` on the CPU.
 
     With `denoise` 1 the latent is ignored and x starts at noise * sqrt(1 + sigma^2): unit variance in the
     variance-preserving space, as diffusers starts.  Below 1 it starts at latent + sigma * noise.
-    `progress(done, total)` is called after every step and may raise.
+    `progress(done, total, denoised)` is called after every step and may raise.
     """
     batch, *shape = latent.samples.shape
     noise = NoiseSource(batch_seeds(request.seed, batch), tuple(shape), model.device, torch.float32)
@@ -52,10 +55,10 @@ def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: C
     if latent.mask is not None:
         call = masked_denoise(call, _latent_mask(latent.mask, clean), clean, start)
     total = len(sigmas) - 1
-    progress(0, total)
+    progress(0, total, None)
     for step in sampler(request.sampler)(call, x, sigmas.to(model.device), noise):
         x = step.x
-        progress(step.index + 1, total)
+        progress(step.index + 1, total, step.denoised)
     return x.cpu()
 
 

@@ -106,7 +106,7 @@ def draw_prompts(memory: Any, handles: Any, captions: list[str], evaluation: Eva
     guider = Guider(evaluation.guidance)
     seed = evaluation.seed + start
     request = Request(positive, negative, guider, seed, evaluation.steps, "dpmpp_2m", "simple")
-    samples = sample(memory.denoiser(denoiser), latent, request, lambda done, total: None)
+    samples = sample(memory.denoiser(denoiser), latent, request, lambda done, total, denoised: None)
     return (memory.vae(vae).decode(samples) * 255).round().astype(np.uint8)
 
 

@@ -48,7 +48,7 @@ def ours() -> Side:
     def latents(batch: int, steps: int) -> Tensor:
         request = Request(wanted, unwanted, Guider(GUIDANCE), 0, steps, "dpmpp_2m", "simple")
         empty = Latent(torch.zeros(batch, space.channels, 8, 8), space, empty=True)
-        return sample(model, empty, request, lambda done, total: None)
+        return sample(model, empty, request, lambda done, total, denoised: None)
 
     return latents
 
