@@ -6,6 +6,8 @@
 Importing this package imports neither torch nor diffusers.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from pydantic import Field
 
 from graphengine.compose import Engine, run
@@ -36,13 +38,28 @@ from graphengine.values import (
 )
 from graphengine.workflow import Link, Workflow
 
+if TYPE_CHECKING:
+    from graphengine.client import AsyncClient, Client
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The clients are imported on first use: few programs speak to a server."""
+    if name in ("AsyncClient", "Client"):
+        from graphengine import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'graphengine' has no attribute {name!r}")
+
 
 __all__ = [
     "VAE",
     "AssetError",
+    "AsyncClient",
     "Cancelled",
     "CheckpointError",
+    "Client",
     "Conditioning",
     "Context",
     "Denoiser",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 
 class Event(BaseModel):
@@ -80,6 +80,18 @@ class RunFailed(Event):
 
 class RunCancelled(Event):
     event: Literal["run_cancelled"] = "run_cancelled"
+
+
+AnyEvent = Annotated[
+    Queued | Planned | NodeStarted | NodeProgress | NodeFinished | NodeFailed | RunFinished | RunFailed | RunCancelled,
+    Field(discriminator="event"),
+]
+_events: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent, config=None)
+
+
+def parse_event(line: str) -> Event:
+    """An event from a line of JSON.  Raises pydantic.ValidationError."""
+    return _events.validate_json(line)
 
 
 class Journal:

@@ -16,7 +16,6 @@ from PIL import Image as pillow
 from PIL import ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from graphengine.errors import AssetError
-from graphengine.models.assets import write_atomically
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 CHUNK = "graphengine"
@@ -72,11 +71,11 @@ def resize_planes(planes: np.ndarray, size: tuple[int, int], method: str = "lanc
     return made.clip(0, 1)
 
 
-def save_png(path: Path, picture: pillow.Image, recipe: dict[str, Any]) -> None:
-    """Write a PNG with its recipe, all or nothing.  Raises AssetError when the disk will not take it."""
+def write_png(path: Path, picture: pillow.Image, recipe: dict[str, Any]) -> None:
+    """A PNG with its recipe; the same picture and recipe always give the same bytes."""
     notes = PngImagePlugin.PngInfo()
     notes.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False), zip=True)
-    write_atomically(path, lambda beside: picture.save(beside, "PNG", pnginfo=notes, compress_level=4))
+    picture.save(path, "PNG", pnginfo=notes, compress_level=4)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from graphengine import Context, Field, File, Image, Mask, Node, Ports, Settings
 from graphengine.fingerprint import file_digest
-from graphengine.models.assets import existing, inside, next_free
-from graphengine.pictures import open_picture, resize_planes, save_png
+from graphengine.models.assets import existing, inside, write_numbered
+from graphengine.pictures import open_picture, resize_planes, write_png
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb")]
 Method = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -64,8 +65,9 @@ class SaveImage(Node, category="image", lane="io", effect=True):
         recipe = ctx.recipe() | {"node": ctx.node}
         files = []
         for index, picture in enumerate(self.image.pil()):
-            path = next_free(ctx.settings.output_folder, self.name, ".png")
-            save_png(path, picture, recipe | {"index": index})
+            notes = recipe | {"index": index}
+            write = partial(write_png, picture=picture, recipe=notes)
+            path = write_numbered(ctx.settings.output_folder, self.name, ".png", write)
             files.append(File(str(path), path.stat().st_size, file_digest(path)))
             ctx.progress(index + 1, len(self.image))
         return self.Outputs(files=files)

@@ -97,8 +97,7 @@ function drawGraph() {
 function field(key, schema, value) {
   const id = `input-${key}`;
   const preset = value ?? schema.default;
-  const limits = [schema.minimum, schema.maximum].some((x) => x !== undefined)
-    ? ` (${schema.minimum ?? ""} to ${schema.maximum ?? ""})` : "";
+  const limits = schema.maximum !== undefined && schema.maximum < 1e9 ? ` (${schema.minimum ?? ""} to ${schema.maximum})` : "";
   const type = [schema.type].flat()[0];
   let control;
   if (schema.enum) {
@@ -122,7 +121,8 @@ function field(key, schema, value) {
   const label = element("label", { htmlFor: id, textContent: key.replaceAll("_", " ") });
   const hint = `${schema.description ?? ""}${limits}`;
   if (hint.trim()) label.append(element("small", { textContent: hint }));
-  return element("div", {}, label, control);
+  const long = ["textarea", "file"].includes(control.type) || key === "negative";
+  return element("div", { className: long ? "long" : "" }, label, control);
 }
 
 async function valueOf(control, schema) {

@@ -48,13 +48,13 @@ def _items(value: Any, name: str, run: Run, folder: ContentFolder) -> Iterator[d
 
 
 def _pictures(value: Image | Mask, name: str, run: Run, folder: ContentFolder) -> Iterator[dict[str, Any]]:
-    from graphengine.pictures import save_png
+    from graphengine.pictures import write_png
 
     recipe: Mapping[str, Any] = run.recipe()
     pictures = (value if isinstance(value, Image) else _as_image(value)).pil()
     for index, picture in enumerate(pictures):
         notes = {**recipe, "output": name, "index": index}
-        content = folder.add(lambda path, p=picture, n=notes: save_png(path, p, n))
+        content = folder.add(lambda path, p=picture, n=notes: write_png(path, p, n))
         yield {**_told(content), "width": picture.width, "height": picture.height}
 
 

@@ -151,22 +151,22 @@ def test_verify_says_same_for_a_fresh_picture(picture, capsys):
 
 
 def test_verify_tells_a_picture_that_was_changed(picture, capsys):
-    from graphengine.pictures import read_recipe, save_png
+    from graphengine.pictures import read_recipe, write_png
 
     changed = pillow.open(picture).convert("RGB")
     changed.putpixel((5, 5), (1, 2, 3))
-    save_png(picture, changed, read_recipe(picture))
+    write_png(picture, changed, read_recipe(picture))
     assert call("verify", str(picture)) == 1
     assert "the picture itself was changed" in capsys.readouterr().out
 
 
 def test_verify_names_a_package_and_a_model_that_changed(picture, capsys):
-    from graphengine.pictures import read_recipe, save_png
+    from graphengine.pictures import read_recipe, write_png
 
     recipe = read_recipe(picture)
     recipe["packages"]["diffusers"] = "0.1.0"
     recipe["outside"]["load"]["digest"] = "0" * 32
-    save_png(picture, pillow.open(picture).convert("RGB"), recipe)
+    write_png(picture, pillow.open(picture).convert("RGB"), recipe)
     call("verify", str(picture))
     told = capsys.readouterr().err
     assert "package diffusers: was 0.1.0" in told and "load: the file or model it loads has changed" in told

@@ -257,6 +257,6 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     (tmp_path / "workflow.json").write_text(json.dumps({**READ, "nodes": READ["nodes"] | {"save": save}}))
     done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert "could not write image_00001.png" in done.stderr
+    assert "could not write image.png" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "output").glob("*"))

@@ -16,8 +16,8 @@ FLOORS = [
     {"subgraph", "graph", "builder", "fingerprint"},
     {"cache", "store", "plan"},
     {"executor", "frame"},
-    {"engine"},
-    {"compose", "cli", "testing", "drawing", "__main__", "__init__"},
+    {"engine", "queue"},
+    {"compose", "cli", "testing", "drawing", "client", "__main__", "__init__"},
 ]
 WINGS = {
     "diffusion": {"errors"},

@@ -23,7 +23,18 @@ from graphengine.node import Input
 from graphengine.workflow import Workflow
 
 PANEL = "Inputs of the workflow"
-VALUED = ("--set", "--target", "--out", "--input-folder", "--device", "--dtype", "--cache-folder", "--plugins")
+VALUED = (
+    "--server",
+    "--token",
+    "--set",
+    "--target",
+    "--out",
+    "--input-folder",
+    "--device",
+    "--dtype",
+    "--cache-folder",
+    "--plugins",
+)
 
 
 def register(app: typer.Typer, arguments: list[str]) -> None:
@@ -132,6 +143,12 @@ def run(
     plugins: options.PluginFolder = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as lines of JSON.")] = False,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="Run it on this server.", envvar="GRAPHENGINE_SERVER")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="The server's token.", envvar="GRAPHENGINE_TOKEN", show_envvar=True)
+    ] = None,
 ) -> None:
     """Run a workflow and print where its results are.
 
@@ -142,6 +159,11 @@ def run(
 
     document = set_inputs(load_workflow(workflow), assignments or [])
     settings = options.settings(folder, input_folder, device, dtype, cache_folder, plugins)
+    if server:
+        from graphengine.cli.remote import run_on_server
+
+        run_on_server(server, token, document, inputs, targets, settings, as_json)
+        return
     with Engine(settings=settings, cached=not no_cache) as engine:
         submitted = engine.submit(document, inputs, targets or None)
         try:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from graphengine import events
 from graphengine.cli.console import err, line
-from graphengine.engine import Run
 from graphengine.workflow import Workflow
 
 
-def watch(run: Run, workflow: Workflow, as_json: bool) -> None:
+class Followed(Protocol):
+    """A run that can be followed: here or on a server."""
+
+    def events(self) -> Iterator[events.Event]: ...
+
+
+def watch(run: Followed, workflow: Workflow, as_json: bool) -> None:
     """Follow a run to its end."""
     if as_json:
         for event in run.events():
@@ -21,14 +29,14 @@ def watch(run: Run, workflow: Workflow, as_json: bool) -> None:
         _lines(run)
 
 
-def _lines(run: Run) -> None:
+def _lines(run: Followed) -> None:
     """Where nobody watches, one line for each node that took a noticeable time."""
     for event in run.events():
         if isinstance(event, events.NodeFinished) and event.seconds >= 0.1:
             err.print(f"{event.node}: {event.seconds:.1f} s", markup=False)
 
 
-def _bars(run: Run, workflow: Workflow) -> None:
+def _bars(run: Followed, workflow: Workflow) -> None:
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bars:
         whole = bars.add_task(workflow.name, total=None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from graphengine.errors import AssetError, did_you_mean
@@ -44,25 +45,56 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         AssetError: the disk would not take it; nothing is left behind.
     """
+    with _filled(path, write) as beside:
+        os.replace(beside, path)
+
+
+def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
+    """Write `stem_00001.png`, or under the first number after the highest that is taken; returns the path.
+
+    All or nothing, like `write_atomically`.  A number is taken by linking the whole file to it, which fails when it
+    is there already, so two processes never write over each other.  When a file of this name holds the very same
+    bytes, that one is returned: a run that is taken up again after a crash leaves no second copy.
+    """
+    start = Path(stem).name
+    place = inside(folder, f"{stem}_00001{suffix}", "output").parent
+    with _filled(place / f"{start}{suffix}", write) as beside:
+        taken = _numbered(place, start, suffix)
+        size = beside.stat().st_size
+        for path in taken.values():
+            if path.stat().st_size == size and path.read_bytes() == beside.read_bytes():
+                return path
+        number = max(taken, default=0) + 1
+        while True:
+            path = place / f"{start}_{number:05d}{suffix}"
+            try:
+                os.link(beside, path)
+                return path
+            except FileExistsError:
+                number += 1
+
+
+def _numbered(place: Path, start: str, suffix: str) -> dict[int, Path]:
+    """Files `start_NUMBER.suffix` of a folder, by number."""
+    found = {}
+    for entry in place.iterdir():
+        number = entry.stem.removeprefix(f"{start}_")
+        if entry.suffix == suffix and entry.stem.startswith(f"{start}_") and number.isascii() and number.isdigit():
+            found[int(number)] = entry
+    return found
+
+
+@contextmanager
+def _filled(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A hidden file beside `path` that `write` has filled and that is on the disk; it is gone afterwards."""
     beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(beside)
-        os.replace(beside, path)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        yield beside
     except OSError as error:
         raise AssetError(f"could not write {path.name}: {error.strerror or error}.") from error
     finally:
         beside.unlink(missing_ok=True)
-
-
-def next_free(folder: Path, stem: str, suffix: str) -> Path:
-    """`stem_00001.png`, or the first number after the highest that is taken."""
-    start = Path(stem).name
-    place = inside(folder, f"{stem}_00001{suffix}", "output").parent
-    taken = [0]
-    if place.is_dir():
-        for entry in place.iterdir():
-            number = entry.stem.removeprefix(f"{start}_")
-            if entry.suffix == suffix and entry.stem.startswith(f"{start}_") and number.isdigit():
-                taken.append(int(number))
-    return place / f"{start}_{max(taken) + 1:05d}{suffix}"
