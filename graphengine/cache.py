@@ -94,6 +94,12 @@ class Cache:
                 if entry:
                     self.memory_bytes -= entry[1]
 
+    def forget_all(self) -> None:
+        """Drop everything from memory; the disk tier, whose entries are checked when they are read, stays."""
+        with self._lock:
+            self._entries.clear()
+            self.memory_bytes = 0
+
     def _remember(self, key: bytes, outputs: Outputs) -> None:
         with self._lock:
             self._insert(key, outputs)

@@ -165,12 +165,13 @@ class Execution:
                 finally:
                     lane.release()
             if guard and (changed := guard.changed()):
-                self._distrust(frame, task)
+                if self.cache:
+                    self.cache.forget_all()  # other entries may share the array that was written into
                 message = (
                     f"{info.name} changed its input {changed!r} in place; the run stops and the value is forgotten."
                 )
                 raise self._fail(name, Problem("mutation", message, name, changed, "Copy it first."), None)
-        except (NodeError, Cancelled, Pending, KeyboardInterrupt):
+        except (NodeError, Cancelled, Pending):
             raise
         except BaseException as error:
             logger.debug("node %s failed", name, exc_info=True)
@@ -204,12 +205,6 @@ class Execution:
         made = preview()
         self._next_preview = time.perf_counter() + PREVIEW_SECONDS
         return made
-
-    def _distrust(self, frame: Frame, task: Task) -> None:
-        """A node wrote into its inputs: what the cache holds of them in memory is wrong now."""
-        if self.cache:
-            keys = frame.plan.keys.keys
-            self.cache.forget([keys[wire.source] for wire in task.wires if wire.source >= 0])
 
     # Inputs
 

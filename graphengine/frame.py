@@ -22,6 +22,8 @@ from graphengine.plan import Plan
 from graphengine.registry import Registry
 from graphengine.settings import Settings
 
+TOLD = 2000
+"""Letters of an error that are told."""
 PLAIN, GATHER = -1, -2
 ITEMS = "*"
 """Beside the outputs of a mapped node: the keys of its single runs, so that a list that grows computes what is new."""
@@ -73,7 +75,14 @@ def wrong_input(name: str, error: ValidationError) -> Problem:
 
 
 def sentence(error: BaseException) -> str:
-    text = str(error).strip() or "no reason given"
+    """What an error says, as a sentence: short, and text that can be sent, whatever the error is made of."""
+    try:
+        text = str(error).strip() or "no reason given"
+    except Exception:
+        text = "it cannot say why"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) > TOLD:
+        text = f"{text[:TOLD]} ..."
     kind = type(error).__name__
     plain = kind in ("ValueError", "AssetError", "CheckpointError", "RuntimeError")
     told = text if plain else f"{kind}: {text}"

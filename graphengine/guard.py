@@ -1,7 +1,8 @@
 """Finding out whether a node wrote into its inputs.
 
-numpy arrays in values are read-only, so writing into one already fails.  torch counts in-place changes of a tensor,
-but not those made through `.numpy()`, so small tensors are also summed before and after.
+numpy arrays in values are read-only, so writing into one fails on the spot, unless the node reaches past numpy; torch
+counts in-place changes of a tensor, but not those made through `.numpy()`.  So both are also summed before and after:
+small ones whole, of large ones a sample.
 """
 
 from __future__ import annotations
@@ -12,30 +13,35 @@ from typing import Any
 
 from graphengine.values import arrays
 
-SUM_LIMIT = 16 * 2**20
+SUM_LIMIT = 4 * 2**20
 
 
 class Guard:
-    """Remembers the state of all tensors among a node's inputs."""
+    """Remembers the state of all arrays among a node's inputs."""
 
     def __init__(self, inputs: Mapping[str, Any]):
-        self._before = [
-            (name, tensor, _state(tensor))
-            for name, value in inputs.items()
-            for tensor in arrays(value)
-            if hasattr(tensor, "_version")
-        ]
+        self._before = [(name, array, _state(array)) for name, value in inputs.items() for array in arrays(value)]
 
     def changed(self) -> str | None:
         """The name of an input that is not what it was, or None."""
-        return next((name for name, tensor, before in self._before if _state(tensor) != before), None)
+        return next((name for name, array, before in self._before if _state(array) != before), None)
 
 
-def _state(tensor: Any) -> tuple[int, int]:
-    version = 0 if tensor.is_inference() else tensor._version
-    small = tensor.device.type == "cpu" and tensor.nbytes <= SUM_LIMIT
-    data = tensor.detach().contiguous().flatten().view(_bytes()).numpy() if small and tensor.numel() else b""
-    return version, zlib.crc32(data)
+def _state(array: Any) -> tuple[int, int]:
+    """A number that in-place changes count up, where there is one, and a sum of the bytes."""
+    if not hasattr(array, "_version"):
+        return 0, _sum(array)
+    version = 0 if array.is_inference() else array._version
+    if array.device.type != "cpu" or not array.numel():
+        return version, 0
+    return version, _sum(array.detach().contiguous().flatten().view(_bytes()).numpy())
+
+
+def _sum(array: Any) -> int:
+    flat = array.reshape(-1)
+    if array.nbytes > SUM_LIMIT:
+        flat = flat[:: array.nbytes // SUM_LIMIT + 1].copy()
+    return zlib.crc32(flat)
 
 
 def _bytes() -> Any:

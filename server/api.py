@@ -201,5 +201,5 @@ def query_of(model: type[BaseModel], request: web.Request) -> Any:
 
 def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer; text is taken as JSON already."""
-    text = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
+    text = document if isinstance(document, str) else json.dumps(document)
     return web.Response(status=status, text=text, content_type="application/json", headers=headers)

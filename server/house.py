@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from .content import ContentFolder
 from .dispatcher import Dispatcher
 from .hub import SEQUENCE, Hub, Stream, event
 from .ledger import Ledger
+from .process import WorkerLost
 
-ASK_SECONDS = 20.0
+ASK_SECONDS, ASK_PAUSE = 20.0, 0.1
 
 
 @dataclass
@@ -41,7 +43,14 @@ class House:
 
     async def ask(self, what: str, body: str = "") -> str:
         """Ask the clerk about a workflow; the answer is JSON text.  Raises GraphError, WorkerLost, TimeoutError."""
-        return await self.dispatcher.clerk.ask(what, body, ASK_SECONDS)
+        until = time.monotonic() + ASK_SECONDS
+        while True:
+            try:
+                return await self.dispatcher.clerk.ask(what, body, max(0.1, until - time.monotonic()))
+            except WorkerLost:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(ASK_PAUSE)  # the next clerk is on its way
 
     async def row(self, run: str) -> dict[str, Any]:
         """Everything about a run.  Raises Refusal 404."""

@@ -60,7 +60,7 @@ class WorkerProcess:
         self.broken: list[str] = []
         self.memory = 0
         self.last_beat = time.monotonic()
-        self.leaving = False
+        self.leaving = self.gone = False
         self._heard = heard
         self._asked: dict[int, tuple[asyncio.Future[protocol.Answer], float]] = {}
         self._unsent: list[bytes] = []
@@ -115,6 +115,7 @@ class WorkerProcess:
 
     async def _bury(self) -> None:
         """Make sure that the process and everything that it has started are gone."""
+        self.gone = True
         self.kill()
         if self._process:
             code = await asyncio.to_thread(self._process.wait)
@@ -158,12 +159,18 @@ class WorkerProcess:
         Raises:
             GraphError: with the problems of the workflow.  WorkerLost, TimeoutError: no answer came.
         """
-        if not self.ready.is_set():
-            await asyncio.wait_for(self.ready.wait(), seconds)
+        until = time.monotonic() + seconds
+        while not self.ready.is_set():
+            if self.gone:
+                raise WorkerLost
+            if time.monotonic() > until:
+                raise TimeoutError
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ready.wait(), 0.2)
         self._number += 1
         number = self._number
         future: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()
-        self._asked[number] = future, time.monotonic() + seconds
+        self._asked[number] = future, until
         try:
             self.send(protocol.Ask(number=number, what=what, body=body))
             answer = await future

@@ -213,7 +213,7 @@ class Worker:
             else:
                 tell = answer.check if ask.what == "check" else answer.explain
                 told = tell(self.engine, ask.body, self.node_limit)
-            body = json.dumps(told, ensure_ascii=False)
+            body = json.dumps(told)
         except GraphError as error:
             problems = json.dumps([problem.document() for problem in error.problems[:100]])
         except Exception as error:

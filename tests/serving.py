@@ -127,3 +127,13 @@ def one(node_type: str, **inputs: Any) -> dict[str, Any]:
     """A workflow of one node whose output is called `value`."""
     nodes = {"node": {"type": node_type, "inputs": inputs}}
     return {"graphengine": 1, "name": "one", "outputs": {"value": {"from": "node.value"}}, "nodes": nodes}
+
+
+def painting(seed: int = 0) -> dict[str, Any]:
+    """A workflow that saves a picture without any model: another one for every seed."""
+    nodes: dict[str, Any] = {
+        "load": {"type": "LoadImage", "inputs": {"file": "workflows/example.png"}},
+        "resize": {"type": "Resize", "inputs": {"image": {"from": "load.image"}, "width": 64 + seed, "height": 64}},
+        "save": {"type": "SaveImage", "inputs": {"image": {"from": "resize.image"}, "name": "painted"}},
+    }
+    return {"graphengine": 1, "name": "painting", "outputs": {"image": {"from": "resize.image"}}, "nodes": nodes}
