@@ -134,8 +134,8 @@ class RunStore:
             StoreError: it is damaged, or newer than this program.
         """
         self.engine = connect(url)
-        self.connection = self.engine.connect()
         try:
+            self.connection = self.engine.connect()
             with self.connection.begin():
                 migrate(self.connection)
                 self.epoch = int(self._fact("epoch") or 0) + 1

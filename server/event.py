@@ -35,7 +35,8 @@ class Feed(After):
     answers={200: Media(("text/event-stream",)), 404: None},
 )
 async def follow_run(house: House, request: web.Request, query: After) -> web.StreamResponse:
-    after = query.after if query.after is not None else _last_event(request)
+    last = _last_event(request)
+    after = last if query.after is None else query.after
     stream = await house.stream(request.match_info["id"])
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -61,7 +62,7 @@ async def follow_run(house: House, request: web.Request, query: After) -> web.St
 def _last_event(request: web.Request) -> int:
     text = request.headers.get("Last-Event-ID", "-1").strip()
     number = text.removeprefix("-")
-    if not (number.isascii() and number.isdigit() and len(number) < 19):
+    if not (number.isascii() and number.isdigit() and len(number) <= 19):
         raise Refusal(400, "Last-Event-ID must be the number of an event.")
     return int(text)
 

@@ -15,6 +15,7 @@ from .api import ROUTES, TITLES, Media, Route, answer, route
 from .house import House
 from .model import ProblemDocument
 
+TEXTS = ("application/json", "text/event-stream")
 REFERENCE = "#/components/schemas/{model}"
 COMMON = (400, 401, 403, 404, 405, 408, 413, 415, 429)
 """Refusals that any operation may give."""
@@ -55,7 +56,7 @@ def operation(entry: Route) -> dict[str, Any]:
             told = field.pop("description", "")
             parameters.append({"name": name, "in": "query", "schema": field, "description": told})
     for name, told in entry.headers.items():
-        schema = {"type": "string", "minLength": 1, "maxLength": 256}
+        schema = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[ -~]+$"}
         parameters.append({"name": name, "in": "header", "schema": schema, "description": told})
     made: dict[str, Any] = {
         "operationId": entry.handler.__name__,
@@ -83,7 +84,7 @@ def _bytes() -> dict[str, str]:
 def response(status: int, shape: type[BaseModel] | Media | None) -> dict[str, Any]:
     made: dict[str, Any] = {"description": TITLES.get(status, "")}
     if isinstance(shape, Media):
-        made["content"] = {kind: {"schema": {} if kind == "application/json" else _bytes()} for kind in shape.types}
+        made["content"] = {kind: {"schema": {} if kind in TEXTS else _bytes()} for kind in shape.types}
     elif shape is not None:
         made["content"] = {"application/json": {"schema": {"$ref": REFERENCE.format(model=shape.__name__)}}}
     elif status >= 400:

@@ -75,6 +75,7 @@ class Worker:
         setup = protocol.ToWorker.validate_json(self.lines.readline())
         self._thread(self._pulse)
         settings, self.node_limit = Settings.model_validate(setup.settings), setup.node_limit
+        self._folders = folders(settings)
         quarantine = set(setup.quarantine)
 
         def before(plugin: str) -> None:
@@ -150,6 +151,8 @@ class Worker:
         with active.lock:
             self._active.pop(run.id, None)
             lines = self._lines(active, whole=True)
+            if status == "failed":
+                problems, lines = self._scrubbed(problems), [self._scrubbed(line) for line in lines]
             if status != run.status:  # its outputs could not be kept, so it has not finished
                 document = json.loads(lines.pop()) | {"event": "run_failed", "problems": json.loads(problems)}
                 lines.append(json.dumps(document))
@@ -157,6 +160,12 @@ class Worker:
                 run=run.id, attempt=active.attempt, status=status, lines=lines, outputs=outputs, problems=problems
             )
             self.send(ended)
+
+    def _scrubbed(self, text: str) -> str:
+        """What leaves the server names no folder of this machine."""
+        for folder in self._folders:
+            text = text.replace(folder, "...")
+        return text
 
     def _lines(self, active: Active, whole: bool = False) -> list[str]:
         """Events that have not been told yet, as JSON; of a node's progress only the last.
@@ -215,11 +224,19 @@ class Worker:
                 told = tell(self.engine, ask.body, self.node_limit)
             body = json.dumps(told)
         except GraphError as error:
-            problems = json.dumps([problem.document() for problem in error.problems[:100]])
+            problems = self._scrubbed(json.dumps([problem.document() for problem in error.problems[:100]]))
         except Exception as error:
             print(f"a question about {ask.what} failed: {error!r}", file=sys.stderr)
             problems = json.dumps([Problem("engine", "the question could not be answered.").document()])
         self.send(protocol.Answer(number=ask.number, body=body, problems=problems))
+
+
+def folders(settings: Settings) -> list[str]:
+    """The folders that an error may name, longest first, as they stand in JSON text."""
+    own = [settings.input_folder, settings.output_folder, settings.cache_folder, settings.input_folder.parent]
+    own += [*settings.model_folders, *settings.plugin_folders, Path(__file__).parents[1], Path(sys.prefix), Path.home()]
+    named = {str(place) for folder in own for place in (folder.absolute(), folder.resolve())} - {"/"}
+    return [json.dumps(name)[1:-1] for name in sorted(named, key=len, reverse=True)]
 
 
 def _data_url(preview: Image) -> str:

@@ -18,7 +18,7 @@ from graphengine.workflow import Workflow, parse_json
 
 from .api import Media, Refusal, answer, body_text, route
 from .house import House, unknown
-from .model import Catalogue, Checked, Explained, Submitted, WorkflowDocument, WorkflowList
+from .model import Catalogue, Checked, Explained, Submitted, WorkflowDocument, WorkflowList, parsed
 from .run import KEY, SAFE, Accepted, submit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -133,11 +133,13 @@ async def run_workflow(house: House, request: web.Request) -> web.StreamResponse
     "/v1/check",
     "Say everything that is wrong with a workflow",
     body=Submitted,
-    answers={200: Checked, 503: None},
+    answers={200: Checked, 422: None, 503: None},
 )
 async def check_workflow(house: House, request: web.Request) -> web.StreamResponse:
+    body = await read_body(house, request)
+    await asyncio.to_thread(parsed, Submitted, body)
     try:
-        checked = json.loads(await house.ask("check", await read_body(house, request)))
+        checked = json.loads(await house.ask("check", body))
     except GraphError as error:
         return answer({"nodes": 0, "problems": [problem.document() for problem in error.problems]})
     return answer({"nodes": checked["nodes"], "problems": []})

@@ -23,9 +23,9 @@ ENDED = ("finished", "failed", "cancelled")
 class Server:
     """Start, speak to, kill and start again; everything it keeps lies in `folder`."""
 
-    def __init__(self, folder: Path, *options: str, plugins: Path | None = None, **environment: str):
+    def __init__(self, folder: Path, *options: str, **environment: str):
         self.folder, self.options, self.environment = folder, options, environment
-        self.plugins = plugins or folder / "plugins"
+        self.plugins = folder / "plugins"
         self.lines: list[str] = []
         self.url = ""
 

@@ -419,7 +419,7 @@ def receiver():
             self.send_response(500 if len(taken) == 1 else 204)
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             return
 
     service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -32,7 +32,7 @@ class Slow(Node):
         for i in range(steps):
             ctx.progress(i, steps)
             time.sleep(0.05)
-        return self.Outputs(value=self.text)
+        return Value(value=self.text)
 
 
 class Bad(Node, cached=False):
@@ -98,7 +98,7 @@ class Recurses(Bad):
 
 class AllocatesTooMuch(Bad):
     def run(self, ctx: Context):
-        return self.Outputs(value=str(len(bytearray(2**62))))
+        return Value(value=str(len(bytearray(2**62))))
 
 
 class ReturnsNothing(Bad):
@@ -113,7 +113,7 @@ class ReturnsAnother(Bad):
 
 class ReturnsWrongType(Bad):
     def run(self, ctx: Context):
-        return self.Outputs(value=3)  # pyright: ignore[reportArgumentType]
+        return Value(value=3)  # pyright: ignore[reportArgumentType]
 
 
 class Mutates(Bad):
@@ -121,7 +121,7 @@ class Mutates(Bad):
 
     def run(self, ctx: Context):
         self.image.pixels[:] = 0
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class MutatesByForce(Bad):
@@ -129,62 +129,63 @@ class MutatesByForce(Bad):
 
     def run(self, ctx: Context):
         ctypes.memset(self.image.pixels.ctypes.data, 0, self.image.pixels.nbytes)
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class PromisesTheImpossible(Bad):
     def run(self, ctx: Context):
-        return self.Outputs(value=Mask(self))  # pyright: ignore[reportArgumentType]
+        return Value(value=Mask(self))  # pyright: ignore[reportArgumentType]
 
 
 class ProgressNonsense(Bad):
     def run(self, ctx: Context):
         ctx.progress(float("nan"), -1)  # pyright: ignore[reportArgumentType]
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class ProgressFlood(Bad):
     def run(self, ctx: Context):
         for i in range(50_000):
             ctx.progress(i, 50_000)
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class PrintsMuch(Bad):
     def run(self, ctx: Context):
         print("x" * 100_000)
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class ClosesStandardOutput(Bad):
     def run(self, ctx: Context):
         os.close(1)
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class ChangesFolder(Bad):
     def run(self, ctx: Context):
         os.chdir("/")
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class LeaksThreads(Bad):
     def run(self, ctx: Context):
         for _ in range(20):
             threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
-        return self.Outputs(value="x")
+        return Value(value="x")
 
 
 class LeaksFiles(Bad):
     def run(self, ctx: Context):
-        self.__dict__["files"] = [os.dup(2) for _ in range(50)]
-        return self.Outputs(value="x")
+        for _ in range(50):
+            os.dup(2)
+        return Value(value="x")
 
 
 class LeavesChildren(Bad):
     def run(self, ctx: Context):
         child = subprocess.Popen(["sleep", "3600"])
-        return self.Outputs(value=str(child.pid))
+        return Value(value=str(child.pid))
 
 
 class Exits(Bad):

@@ -25,7 +25,7 @@ def inside(folder: Path, name: str, what: str = "file") -> Path:
     except (OSError, RuntimeError) as error:
         raise AssetError(f"{name!r} cannot be followed: {error}.") from error
     if not path.is_relative_to(root) or path == root:
-        raise AssetError(f"the {what} {name!r} lies outside the folder {root}; only what is inside may be used.")
+        raise AssetError(f"the {what} {name!r} lies outside the folder {root.name!r}; only what is inside may be used.")
     return path
 
 
@@ -35,7 +35,9 @@ def existing(folder: Path, name: str, what: str = "file") -> Path:
     if not path.is_file():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, beside)
-        raise AssetError(f"there is no {what} {name!r} in {folder.resolve()}.{' ' + hint if hint else ''}")
+        raise AssetError(
+            f"there is no {what} {name!r} in the folder {folder.resolve().name!r}.{' ' + hint if hint else ''}"
+        )
     return path
 
 
