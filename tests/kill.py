@@ -154,12 +154,10 @@ def examine(server: Server, accepted: dict[str, int | None]) -> Counter[str]:
     wrong = Counter({"lost": 0, "doubled": 0, "corrupt": 0, "stuck": 0, "lies": 0})
     widths: Counter[int] = Counter()
     for path in (server.folder / "data" / "output").glob("[!.]*.png"):
-        try:
-            with pillow.open(path) as picture:
-                picture.load()
-                widths[picture.width] += 1
-        except (OSError, SyntaxError):
+        if (width := width_of(path)) is None:
             wrong["corrupt"] += 1
+        else:
+            widths[width] += 1
     until = time.monotonic() + 120
     for run, number in accepted.items():
         row = server.run(run)
@@ -185,11 +183,17 @@ def examine(server: Server, accepted: dict[str, int | None]) -> Counter[str]:
 
 def saved_since(server: Server, width: int) -> bool:
     """Whether a picture of this width has been saved by now."""
-    for path in (server.folder / "data" / "output").glob("[!.]*.png"):
+    return any(width_of(path) == width for path in (server.folder / "data" / "output").glob("[!.]*.png"))
+
+
+def width_of(path: Path) -> int | None:
+    """The width of a picture, None when it is not whole."""
+    try:
         with pillow.open(path) as picture:
-            if picture.width == width:
-                return True
-    return False
+            picture.load()
+            return picture.width
+    except (OSError, SyntaxError):
+        return None
 
 
 # At every system call
@@ -234,7 +238,10 @@ def steps(folder: str, bug: str) -> None:
 
 
 def sweep(every: int = 1, bug: str = "") -> dict[str, int]:
-    """Kill `steps` at its n-th mutating system call for every n; returns counts of what went wrong."""
+    """Kill `steps` at its n-th mutating system call for every n; returns counts of what went wrong.
+
+    With a bug it ends as soon as that is found.
+    """
     wrong = Counter({"lost": 0, "corrupt": 0, "stuck": 0})
     number = points = 0
     while True:
@@ -246,7 +253,7 @@ def sweep(every: int = 1, bug: str = "") -> dict[str, int]:
             done = subprocess.run([*command, *program], capture_output=True, text=True, timeout=120)
             points += 1
             look(Path(folder), [json.loads(line) for line in done.stdout.splitlines()], wrong)
-        if done.returncode == 0:
+        if done.returncode == 0 or (bug and wrong.total()):
             return wrong | {"points": points}
 
 
@@ -269,18 +276,9 @@ def look(folder: Path, promises: list[dict[str, str]], wrong: Counter[str]) -> N
     for row in rows.values():
         wrong["stuck"] += row.status == "running"
         if row.status == "finished":
-            wrong["corrupt"] += not whole(folder / "output" / json.loads(row.outputs))
+            wrong["corrupt"] += width_of(folder / "output" / json.loads(row.outputs)) is None
     for path in (folder / "output").glob("[!.]*.png"):
-        wrong["corrupt"] += not whole(path)
-
-
-def whole(path: Path) -> bool:
-    try:
-        with pillow.open(path) as picture:
-            picture.load()
-        return True
-    except (OSError, SyntaxError):
-        return False
+        wrong["corrupt"] += width_of(path) is None
 
 
 def main(mode: str, *arguments: str) -> None:
@@ -293,7 +291,8 @@ def main(mode: str, *arguments: str) -> None:
         steps(*arguments)
     else:
         count = int(arguments[0]) if arguments else (1000 if mode == "random" else 1)
-        wrong = (at_random if mode == "random" else sweep)(count, *arguments[1:])
+        bug = arguments[1] if len(arguments) > 1 else ""
+        wrong = (at_random if mode == "random" else sweep)(count, bug)
         print(json.dumps(wrong))
         bad = sum(value for key, value in wrong.items() if key not in ("kills", "runs", "points"))
         sys.exit(1 if bad else 0)

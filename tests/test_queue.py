@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from graphengine.queue import MIGRATIONS, Ending, RunReader, RunStore, StoreError, Submission, migrate
 
@@ -25,13 +26,16 @@ def postgres(tmp_path_factory):
         for above in (folder.parent, folder.parent.parent):
             above.chmod(0o755)
     run = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    quiet = {"check": True, "capture_output": True}
-    subprocess.run([*run, programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tester"], **quiet)
+
+    def call(*command: object) -> None:
+        subprocess.run([*run, *map(str, command)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    call(programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tester")
     options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    control = [*run, programs / "pg_ctl", "-D", folder / "data", "-w"]
-    subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], **quiet)
+    control = [programs / "pg_ctl", "-D", folder / "data", "-w"]
+    call(*control, "-o", options, "-l", folder / "log", "start")
     yield f"postgresql+psycopg://tester@/postgres?host={folder}"
-    subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+    call(*control, "-m", "immediate", "stop")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -243,7 +247,7 @@ def test_numbers_of_runs_only_grow(books):
 
 def test_a_status_that_nobody_knows_cannot_be_written(books):
     books.accept(new("a"))
-    with pytest.raises(sa.exc.IntegrityError):
+    with pytest.raises(exc.IntegrityError):
         books.end(Ending("a", 0, "odd")) or (books.claim("a") and books.end(Ending("a", 1, "odd")))
 
 
@@ -283,7 +287,7 @@ def test_a_reader_of_sqlite_cannot_write(tmp_path):
     url = f"sqlite:///{tmp_path / 'runs.db'}"
     RunStore(url).close()
     reader = RunReader(url)
-    with pytest.raises(sa.exc.OperationalError), reader.engine.begin() as connection:
+    with pytest.raises(exc.OperationalError), reader.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM runs"))
     reader.close()
 
