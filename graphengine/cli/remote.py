@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,19 @@ def _uploaded(client: Client, workflow: Workflow, inputs: dict[str, Any], settin
 
 
 def _keep(made: dict[str, list[Made]], workflow: Workflow, settings: Settings) -> None:
-    """Write pictures to the output folder, each once, and print where; plain values after their names."""
-    kept: dict[str, Path] = {}
-    for name, items in made.items():
-        for item in items:
-            if item.bytes is not None and item.digest and name != "files" and item.digest not in kept:
-                data = item.bytes
-                kept[item.digest] = write_numbered(
-                    settings.output_folder, workflow.name, ".png", lambda path, data=data: _write(path, data)
-                )
-            elif item.value is not None:
-                out.print(f"{name}: {item.value}", markup=False)
-    for path in kept.values():
+    """Write what the run has saved (or else its pictures) to the output folder, and print where; then plain values."""
+    items = [item for items in made.values() for item in items]
+    pictures = {item.digest: item for item in items if item.bytes is not None}
+    saved = {digest: item for digest, item in pictures.items() if item.name}
+    for item in (saved or pictures).values():
+        stem = item.name.rpartition("_")[0] if item.name else workflow.name
+        path = write_numbered(settings.output_folder, stem, ".png", partial(_write, data=item.bytes or b""))
         here = Path.cwd()
         out.print(path.relative_to(here) if path.is_relative_to(here) else path, markup=False)
+    for name, values in made.items():
+        for item in values:
+            if item.value is not None:
+                out.print(f"{name}: {item.value}", markup=False)
 
 
 def _write(path: Path, data: bytes) -> None:
