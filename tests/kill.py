@@ -74,7 +74,7 @@ def put_in(bug: str) -> None:
 
         def dequeue(self: Any, id: str) -> Any:
             row = claim(self, id)
-            self.connection.execute(queue.sa.delete(queue.runs).where(queue.runs.c.id == id))
+            self.connection.execute(queue.runs.delete().where(queue.runs.c.id == id))
             return row
 
         queue.RunStore.claim = dequeue

@@ -18,110 +18,18 @@ Glossary
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 
-from graphengine.errors import GraphEngineError
+from graphengine.queue.entry import Accepted, Ending, Submission, Waiting, waiting
+from graphengine.queue.schema import ENDED, StoreError, connect, facts, migrate, runs
 
 Row = Any
 """A row of a result: its columns are attributes."""
-ACTIVE, ENDED = ("queued", "running"), ("finished", "failed", "cancelled")
-tables = sa.MetaData()
-runs = sa.Table(
-    "runs",
-    tables,
-    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(32), nullable=False, unique=True),
-    sa.Column("client", sa.String(128), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("priority", sa.Integer, nullable=False, default=0),
-    sa.Column("turn", sa.BigInteger, nullable=False, default=0),
-    sa.Column("workflow", sa.String(256), nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("idempotency_key", sa.String(256)),
-    sa.Column("body_digest", sa.String(64), nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False, default=0),
-    sa.Column("losses", sa.Integer, nullable=False, default=0),
-    sa.Column("alone", sa.Boolean, nullable=False, default=False),
-    sa.Column("cancelling", sa.Boolean, nullable=False, default=False),
-    sa.Column("epoch", sa.Integer, nullable=False, default=0),
-    sa.Column("retry_of", sa.String(32)),
-    sa.Column("webhook", sa.Text),
-    sa.Column("told", sa.Boolean, nullable=False, default=True),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("started", sa.Float),
-    sa.Column("ended", sa.Float),
-    sa.Column("outputs", sa.Text),
-    sa.Column("problems", sa.Text),
-    sa.Column("events", sa.Text),
-    sa.CheckConstraint("status IN ('queued', 'running', 'finished', 'failed', 'cancelled')", name="known_status"),
-    sa.CheckConstraint("(ended IS NULL) = (status IN ('queued', 'running'))", name="ended_once"),
-    sa.UniqueConstraint("client", "idempotency_key", name="one_run_per_key"),
-    sa.Index("by_status", "status", "number"),
-)
-facts = sa.Table("facts", tables, sa.Column("name", sa.String(32), primary_key=True), sa.Column("value", sa.Text))
-LIGHT = [c for c in runs.c if c.name not in ("body", "events", "outputs", "problems", "webhook")]
-"""The columns of a listing."""
-
-
-class StoreError(GraphEngineError):
-    """The store cannot be used: damaged, of a newer version, or in use by another server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A run to be accepted.  `body` is the JSON text of workflow, inputs and targets, kept as it came."""
-
-    id: str
-    client: str
-    workflow: str
-    body: str
-    body_digest: str
-    priority: int = 0
-    idempotency_key: str | None = None
-    retry_of: str | None = None
-    webhook: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What the queue needs to know of a waiting run; compares in the order in which runs are taken."""
-
-    order: tuple[int, int, int]
-    id: str
-    alone: bool
-    workflow: str
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The run of a submission: its place, how it stands, and whether it is new."""
-
-    place: Waiting
-    client: str
-    status: str
-    body_digest: str
-    new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended.  `outputs`, `problems` and `events` are JSON."""
-
-    id: str
-    attempt: int
-    status: str
-    outputs: str | None = None
-    problems: str | None = None
-    events: str | None = None
 
 
 class RunStore:
@@ -305,76 +213,11 @@ class RunStore:
             self.connection.execute(sa.insert(facts).values(name=name, value=value))
 
 
-class RunReader:
-    """The reading side: connections of its own, which never write, for any thread."""
-
-    def __init__(self, url: str):
-        self.engine = connect(url, reading=True)
-
-    def close(self) -> None:
-        self.engine.dispose()
-
-    def run(self, id: str) -> dict[str, Any] | None:
-        """Everything about a run, or None."""
-        with self.engine.connect() as connection:
-            row = connection.execute(_ONE, {"run": id}).first()
-        return None if row is None else dict(row._mapping)
-
-    def page(self, status: str | None, before: int | None, limit: int) -> list[dict[str, Any]]:
-        """Runs from the newest on: `before` is the number where the last page ended."""
-        query = sa.select(*LIGHT).order_by(runs.c.number.desc()).limit(limit)
-        if status:
-            query = query.where(runs.c.status == status)
-        if before is not None:
-            query = query.where(runs.c.number < before)
-        with self.engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
-
-    def counts(self) -> dict[str, int]:
-        """How many runs there are in each status."""
-        with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(runs.c.status, sa.func.count()).group_by(runs.c.status))
-            return {row.status: row[1] for row in rows}
-
-
-def waiting(row: Any) -> Waiting:
-    """A row as an entry of the queue."""
-    return Waiting((-row.priority, row.turn, row.number), row.id, bool(row.alone), row.workflow)
-
-
-def connect(url: str, reading: bool = False) -> sa.Engine:
-    """An engine for a URL; SQLite in WAL mode, every commit on disk before it returns."""
-    try:
-        made = sa.make_url(url)
-        if made.get_backend_name() != "sqlite":
-            return sa.create_engine(made, pool_pre_ping=True)
-    except (exc.ArgumentError, exc.NoSuchModuleError, ModuleNotFoundError) as error:
-        raise StoreError(f"{url!r} is no address of a run store: {error}.") from error
-    if made.database:
-        Path(made.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(made, connect_args={"check_same_thread": False, "timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say so
-        for pragma in _READING if reading else _WRITING:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-_WRITING = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864")
-_READING = ("query_only=1", "wal_autocheckpoint=0")  # the writer checkpoints; two that do can lose commits
 _WAITING = (runs.c.number, runs.c.id, runs.c.client, runs.c.priority, runs.c.turn, runs.c.alone, runs.c.workflow)
 _BY_KEY = sa.select(*_WAITING, runs.c.body_digest, runs.c.status).where(
     runs.c.client == sa.bindparam("who"), runs.c.idempotency_key == sa.bindparam("key")
 )
 _ACCEPT = sa.insert(runs)
-_ONE = sa.select(runs).where(runs.c.id == sa.bindparam("run"))
 _CLAIM = (
     sa.update(runs)
     .where(runs.c.id == sa.bindparam("run"), runs.c.status == "queued")
@@ -397,45 +240,3 @@ _END = (
         events=sa.bindparam("log"),
     )
 )
-
-
-def _first(connection: sa.Connection) -> None:
-    tables.create_all(connection)
-
-
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first,)
-"""Each brings the tables from one version to the next; a store's version is how many it has seen."""
-
-
-def migrate(connection: sa.Connection, steps: Iterable[Callable[[sa.Connection], None]] = MIGRATIONS) -> None:
-    """Bring the tables to this version within the transaction: all of it, or nothing.
-
-    Raises:
-        StoreError: the store is of a newer version.
-    """
-    known = list(steps)
-    there = sa.inspect(connection).has_table("facts")
-    version = 0
-    if there:
-        found = connection.execute(sa.select(facts.c.value).where(facts.c.name == "version")).scalar()
-        version = int(found or 0)
-    if version > len(known):
-        raise StoreError(f"the run store is of version {version}; this program knows {len(known)}. Update the program.")
-    for step in known[version:]:
-        step(connection)
-    if version < len(known):
-        connection.execute(sa.delete(facts).where(facts.c.name == "version"))
-        connection.execute(sa.insert(facts).values(name="version", value=str(len(known))))
-
-
-def document(row: dict[str, Any]) -> dict[str, Any]:
-    """A run as people see it: JSON columns parsed, bookkeeping left out."""
-    shown = ("id", "status", "workflow", "client", "priority", "attempt", "retry_of", "created", "started", "ended")
-    made: dict[str, Any] = {key: row[key] for key in shown}
-    made["number"] = row["number"]
-    if "outputs" in row:
-        made["outputs"] = json.loads(row["outputs"] or "{}")
-        made["problems"] = json.loads(row["problems"] or "[]")
-        submitted = json.loads(row["body"])
-        made["inputs"] = submitted.get("inputs", {})
-    return made
