@@ -172,7 +172,7 @@ function row(id, workflow) {
     title: element("p", { textContent: workflow.replaceAll("_", " ") }),
     note: element("small", { textContent: "waiting" }),
     bar: element("progress", { max: 1, value: 0, ariaLabel: "Progress" }),
-    started: 0,
+    node: "",
   };
   parts.title.append(" ", parts.note);
   parts.item = element("li", {}, parts.image, parts.title, stop, parts.bar);
@@ -220,9 +220,10 @@ function hear(event) {
     parts.note.textContent = `${event.work.length} to do, ${event.hits.length} known`;
   } else if (event.event === "node_started") {
     parts.note.textContent = event.node;
-    parts.started = event.time;
   } else if (event.event === "node_progress") {
-    const left = event.done ? ((event.time - parts.started) / event.done) * (event.total - event.done) : 0;
+    if (parts.node !== event.node) Object.assign(parts, { node: event.node, since: event.time, from: event.done });
+    const through = event.done - parts.from; // since this page has been looking
+    const left = through > 0 ? ((event.time - parts.since) / through) * (event.total - event.done) : 0;
     parts.note.textContent = `${event.node} ${event.done}/${event.total}${left > 1 ? `, ${Math.ceil(left)} s left` : ""}`;
     parts.bar.value = ((parts.through ?? 0) + event.done / event.total) / Math.max(1, parts.work ?? 1);
     if (event.preview) parts.image.src = event.preview;
