@@ -46,7 +46,9 @@ class Settings(BaseModel):
         default="auto", pattern="^(auto|float32|float16|bfloat16)$", description="auto is float32 on a CPU"
     )
     threads: int = Field(default=4, ge=1, le=64, description="runs in flight at once")
-    pixel_limit: int = Field(default=64_000_000, ge=1, description="largest picture that is opened, in pixels")
+    pixel_limit: int = Field(
+        default=64_000_000, ge=1, description="largest picture (or batch of them) that is opened or made, in pixels"
+    )
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
@@ -59,6 +61,12 @@ class Settings(BaseModel):
                 values[name] = text.split(os.pathsep) if many else text
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls.model_validate(values)
+
+    def check_pixels(self, width: int, height: int, batch: int = 1) -> None:
+        """Refuse a batch of pictures that is too large, before any memory is taken.  Raises ValueError."""
+        if width * height * batch > self.pixel_limit:
+            asked = f"{batch} x {width} x {height}" if batch > 1 else f"{width} x {height}"
+            raise ValueError(f"{asked} pixels are more than the {self.pixel_limit:,} that are allowed at once.")
 
     def resolved_device(self) -> str:
         """The device that "auto" means here, found without importing torch."""

@@ -113,6 +113,7 @@ class Resize(Node, category="image"):
         image: Image
 
     def run(self, ctx: Context) -> Outputs:
+        ctx.settings.check_pixels(self.width, self.height, len(self.image))
         return self.Outputs(image=Image(resize_planes(self.image.pixels, (self.width, self.height), self.method)))
 
 
@@ -153,6 +154,8 @@ class Pad(Node, category="image"):
 
     def run(self, ctx: Context) -> Outputs:
         pixels = self.image.pixels
+        batch, high, wide, _ = pixels.shape
+        ctx.settings.check_pixels(wide + self.left + self.right, high + self.top + self.bottom, batch)
         border = ((0, 0), (self.top, self.bottom), (self.left, self.right))
         if self.fill == "colour":
             padded = np.pad(pixels, (*border, (0, 0)))

@@ -19,6 +19,7 @@ class EmptyLatent(Node, category="latent"):
     def run(self, ctx: Context) -> Outputs:
         import torch
 
+        ctx.settings.check_pixels(self.width, self.height, self.batch)
         space = self.vae.space
         if space is None:
             raise ValueError(f"the VAE of {self.vae.checkpoint} does not say what its latents are.")

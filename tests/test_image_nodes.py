@@ -426,3 +426,11 @@ def test_a_long_label_takes_three_lines_at_most_and_stays_in_its_cell():
 def test_a_grid_too_large_is_refused_before_it_is_made():
     with pytest.raises(ValueError, match="the sheet would be 4096 x 4096000; at most 64,000,000 pixels"):
         run("Grid", images=[flat(0, 1, 1000)], cell=4096, gap=0)
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs"), [("Resize", {"width": 16384, "height": 16384}), ("Pad", {"left": 8192, "top": 8192})]
+)
+def test_a_picture_beyond_the_limit_is_refused_before_it_is_made(node, inputs):
+    with pytest.raises(ValueError, match="pixels are more than"):
+        run(node, image=picture(8, 8, batch=4), **inputs)

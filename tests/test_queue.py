@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from serving import Server, trivial
 from sqlalchemy import exc
 
 from graphengine.queue import MIGRATIONS, Ending, RunReader, RunStore, StoreError, Submission, migrate
@@ -274,6 +275,19 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(books):
 def test_what_is_no_address_is_told():
     with pytest.raises(StoreError, match="no address"):
         RunStore("nonsense")
+
+
+def test_a_server_over_postgresql_loses_nothing_when_it_is_killed(postgres, tmp_path):
+    engine = sa.create_engine(postgres)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS runs, facts"))
+    engine.dispose()
+    server = Server(tmp_path, "--store", postgres)
+    server.start()
+    runs = [server.submit(trivial(f"{i}")) for i in range(8)]
+    server.kill()
+    with server:
+        assert [server.ended(run)["status"] for run in runs] == ["finished"] * 8
 
 
 @pytest.mark.parametrize("content", [b"SQLite format 3\x00" + b"x" * 4096, b"no database at all" * 100])

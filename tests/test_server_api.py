@@ -270,6 +270,33 @@ def test_the_feed_of_one_run_tells_of_no_other(server):
     assert {event["run"] for event in events if "run" in event} == {run}
 
 
+def test_a_reader_that_stalls_slows_nobody_and_loses_no_end(server):
+    async def watch():
+        timeout = aiohttp.ClientTimeout(total=60)
+        async with aiohttp.ClientSession(server.url, timeout=timeout) as session:
+            stalled = [await asyncio.open_connection("127.0.0.1", int(server.url[-5:]), limit=64) for _ in range(5)]
+            for _, writer in stalled:
+                head = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode())
+            async with session.ws_connect("/v1/events") as feed:
+                runs = set()
+                for i in range(60):
+                    async with session.post("/v1/runs", json={"workflow": trivial(f"s{i}" * 300)}) as answer:
+                        runs.add((await answer.json())["id"])
+                ended = []
+                async for message in feed:
+                    events = map(json.loads, message.data.split("\n"))
+                    ended += [event["run"] for event in events if event["event"] == "run_finished"]
+                    if runs <= set(ended):
+                        break
+            for _, writer in stalled:
+                writer.close()
+            return runs, ended
+
+    runs, ended = asyncio.run(watch())
+    assert sorted(run for run in ended if run in runs) == sorted(runs)
+
+
 def test_the_feed_is_a_websocket(server):
     assert server.get("/v1/events").status_code == 400
 

@@ -168,6 +168,18 @@ def first_events(server, run) -> bytes:
     return told
 
 
+def test_a_worker_that_is_stopped_is_given_up_and_its_news_do_not_count(tmp_path):
+    with Server(with_zoo(tmp_path), silence="1") as server:
+        run = server.submit(slow(0.5))
+        server.when(lambda: server.run(run)["status"] == "running")
+        worker = server.workers()[-1]
+        os.kill(worker, signal.SIGSTOP)
+        server.when(lambda: server.run(run)["attempt"] == 2)
+        server.when(lambda: not psutil.pid_exists(worker))
+        assert server.ended(run)["status"] == "finished"
+        assert [event["event"] for event in server.events(run)].count("run_finished") == 1
+
+
 def test_a_run_that_was_being_cancelled_when_the_server_died_is_not_taken_up(tmp_path):
     with_zoo(tmp_path)
     server = Server(tmp_path, grace="30")
