@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ sys.path.insert(0, str(HERE))
 
 from serving import ENDED, Server, painting, trivial  # noqa: E402 - the tests' own module
 
-CALLS = "write,pwrite64,fsync,fdatasync,rename,renameat,link,linkat,unlink,unlinkat,ftruncate"
+CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "linkat", "link", "unlink", "unlinkat", "ftruncate")
 IN_PLACE = """
 import time
 from graphengine.models.assets import inside
@@ -64,7 +65,7 @@ def put_in(bug: str) -> None:
     if bug == "ack_first":
 
         async def accept(self: Any, submission: Any) -> Any:
-            asyncio.get_running_loop().call_later(0.05, lambda: self.spawn(honest(self, submission)))
+            asyncio.get_running_loop().call_later(0.3, lambda: self.spawn(honest(self, submission)))
             place = queue.Waiting((0, 0, 0), submission.id, False, submission.workflow)
             return queue.Accepted(place, submission.client, "queued", submission.body_digest, True)
 
@@ -237,24 +238,29 @@ def steps(folder: str, bug: str) -> None:
     store.close()
 
 
-def sweep(every: int = 1, bug: str = "") -> dict[str, int]:
-    """Kill `steps` at its n-th mutating system call for every n; returns counts of what went wrong.
+def sweep(every: int = 1, bug: str = "", calls: Sequence[str] = CALLS) -> dict[str, int]:
+    """Kill `steps` at its n-th call of every kind, for every n; returns counts of what went wrong.
 
-    With a bug it ends as soon as that is found.
+    strace counts each kind of call by itself, so each is swept by itself.  With a bug it ends as soon as that is found.
     """
-    wrong = Counter({"lost": 0, "corrupt": 0, "stuck": 0})
-    number = points = 0
-    while True:
-        number += every
-        with tempfile.TemporaryDirectory() as folder:
-            inject = f"inject={CALLS}:signal=SIGKILL:when={number}"
-            command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject]
-            program = [sys.executable, "-B", str(HERE / "kill.py"), "steps", folder, bug]
-            done = subprocess.run([*command, *program], capture_output=True, text=True, timeout=120)
-            points += 1
-            look(Path(folder), [json.loads(line) for line in done.stdout.splitlines()], wrong)
-        if done.returncode == 0 or (bug and wrong.total()):
-            return wrong | {"points": points}
+    wrong = Counter({"lost": 0, "corrupt": 0, "stuck": 0, "points": 0})
+    for call in calls:
+        number = 0
+        while killed_at(call, number := number + every, bug, wrong):
+            wrong["points"] += 1
+            if bug and wrong["lost"] + wrong["corrupt"] + wrong["stuck"]:
+                return wrong
+    return wrong
+
+
+def killed_at(call: str, number: int, bug: str, wrong: Counter[str]) -> bool:
+    """Run `steps` until its n-th call of this kind and look at what is left; False when there are not so many."""
+    with tempfile.TemporaryDirectory() as folder:
+        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-B", str(HERE / "kill.py")]
+        done = subprocess.run([*command, "steps", folder, bug], capture_output=True, text=True, timeout=120)
+        look(Path(folder), [json.loads(line) for line in done.stdout.splitlines()], wrong)
+    return done.returncode != 0
 
 
 def look(folder: Path, promises: list[dict[str, str]], wrong: Counter[str]) -> None:

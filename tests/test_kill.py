@@ -12,28 +12,28 @@ strace = pytest.mark.skipif(
 
 
 def test_random_kills_lose_double_and_damage_nothing():
-    found = at_random(10, seed=1)
+    found = at_random(6, seed=1)
     assert {key: found[key] for key in CLEAN} == CLEAN
-    assert found["runs"] > 10
+    assert found["runs"] > 8
 
 
 @pytest.mark.parametrize("bug", ["ack_first", "delete_on_dequeue"])
 def test_random_kills_find_a_queue_that_loses(bug):
-    assert at_random(6, bug)["lost"]
+    assert at_random(4, bug)["lost"]
 
 
 @strace
 def test_a_kill_at_a_system_call_breaks_no_promise():
-    found = sweep(7)
+    found = sweep(9)
     assert (found["lost"], found["corrupt"], found["stuck"]) == (0, 0, 0)
-    assert found["points"] > 8
+    assert found["points"] > 5
 
 
 @strace
 def test_kills_at_system_calls_find_a_picture_written_in_place():
-    assert sweep(3, "no_rename")["corrupt"]
+    assert sweep(3, "no_rename", ["write"])["corrupt"]
 
 
 @strace
 def test_kills_at_system_calls_find_an_acknowledgement_before_the_commit():
-    assert sweep(3, "ack_first")["lost"]
+    assert sweep(5, "ack_first", ["pwrite64"])["lost"]
