@@ -10,7 +10,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MANY = 1000
+MANY, SERVING = 1000, (20_000, 20, 20)
 
 
 @contextmanager
@@ -39,3 +39,10 @@ def uncollected(freeze: bool = False) -> Iterator[None]:
         if freeze:
             gc.freeze()
         gc.enable()
+
+
+def settled() -> None:
+    """What a process that serves has imported stays: leave it out of collections, and make these rarer."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*SERVING)

@@ -19,6 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
+from graphengine.collector import settled
 from graphengine.errors import AssetError
 from graphengine.queue import RunReader
 from graphengine.settings import Settings, bundled_workflows
@@ -135,6 +136,7 @@ async def serve(configuration: Configuration, settings: Settings, started: Calla
             except OSError as error:
                 place = f"{configuration.host}:{configuration.port}"
                 raise AssetError(f"cannot listen on {place}: {error.strerror}.") from None
+            settled()
             started(_address(configuration, runner))
             await _stopped()
             logger.info("stopping: runs in hand get %g s", configuration.drain)

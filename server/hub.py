@@ -27,7 +27,7 @@ SHARE = 0.015
 """At most this share of the loop's time goes into writing the feed to its listeners."""
 BRIEF = 300
 """Lines in one message above which it is kept short."""
-RUN_ENDED, OF_A_NODE, PROGRESS = '"event": "run_', '"event": "node_', '"event": "node_progress'
+RUN_ENDED, OF_A_NODE, PROGRESS = '{"event": "run_', '{"event": "node_', '{"event": "node_progress'
 SHORTEST, LONGEST = 0.01, 2.0
 """Seconds between two writings of the feed."""
 
@@ -102,7 +102,8 @@ class Hub:
     """Streams by run, and the feed."""
 
     def __init__(self, epoch: int):
-        self.streams: OrderedDict[str, Stream] = OrderedDict()
+        self.streams: dict[str, Stream] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self.first = self.position = epoch * EPOCH_POSITIONS
         self._feed: deque[tuple[str, str]] = deque()
         self._bytes = 0
@@ -115,33 +116,23 @@ class Hub:
         found = self.streams.get(run)
         if found is None:
             found = self.streams[run] = Stream(run)
-            self._forget()
         return found
-
-    def _forget(self) -> None:
-        if len(self.streams) > 2 * KEPT_STREAMS:
-            ended = [run for run, stream in self.streams.items() if stream.ended]
-            for run in ended[:-KEPT_STREAMS]:
-                del self.streams[run]
 
     def publish(self, run: str, lines: list[str], last: bool = False) -> None:
         """Add events to a run's stream and to the feed."""
         self.stream(run).add(lines, last)
-        for line in lines:
-            self._add(run, line)
         if last:
-            self.streams.move_to_end(run)
-        self._waiting.set()
-
-    def _add(self, run: str, line: str) -> None:
-        text = f'{{"position": {self.position}, {line[1:]}'
-        self._feed.append((run, text))
-        self.position += 1
-        self._bytes += len(text)
+            self._ended[run] = None
+            if len(self._ended) > KEPT_STREAMS:
+                del self.streams[self._ended.popitem(last=False)[0]]
+        for line in lines:
+            self._feed.append((run, line))
+            self._bytes += len(line)
+        self.position += len(lines)
         while len(self._feed) > FEED_LINES or self._bytes > FEED_BYTES:
-            _, gone = self._feed.popleft()
-            self._bytes -= len(gone)
+            self._bytes -= len(self._feed.popleft()[1])
             self.first += 1
+        self._waiting.set()
 
     # The feed's listeners
 
@@ -178,14 +169,12 @@ class Hub:
         for listener in list(self.listeners):
             if listener.position >= self.position:
                 continue
-            if listener.transport.is_closing():
+            if listener.transport.is_closing() or listener.position < self.first:  # what it has missed is gone
                 self.listeners.discard(listener)
+                listener.lost.set()
                 continue
             if listener.transport.get_write_buffer_size() > 2**16:
                 through = False
-                if listener.position < self.first:  # what it has missed is gone
-                    self.listeners.discard(listener)
-                    listener.lost.set()
                 continue
             place = (listener.position, listener.run)
             if place not in frames:
@@ -198,17 +187,16 @@ class Hub:
     def _text(self, position: int, run: str | None) -> str:
         """What a listener at this position has not heard.  When that is much, runs that have ended by now are told
         without their nodes, and progress is left out."""
-        lines = list(islice(self._feed, max(0, position - self.first), None))
-        if run is not None:
-            lines = [entry for entry in lines if entry[0] == run]
+        newest = list(islice(reversed(self._feed), self.position - position))
+        lines = [(at, of, line) for at, (of, line) in enumerate(reversed(newest), position) if run in (None, of)]
         if len(lines) > BRIEF:
-            ended = {of for of, text in lines if RUN_ENDED in text[:60]}
+            ended = {of for _, of, line in lines if line.startswith(RUN_ENDED)}
             lines = [
-                (of, text)
-                for of, text in lines
-                if OF_A_NODE not in text[:60] or (of not in ended and PROGRESS not in text[:60])
+                (at, of, line)
+                for at, of, line in lines
+                if not line.startswith(OF_A_NODE) or not (of in ended or line.startswith(PROGRESS))
             ]
-        return "\n".join(text for _, text in lines)
+        return "\n".join(f'{{"position": {at}, {line[1:]}' for at, _, line in lines)
 
     def close(self) -> None:
         if self._flusher:

@@ -30,6 +30,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from graphengine.collector import settled
 from graphengine.compose import Engine, make_registry
 from graphengine.engine import Run, problems_of
 from graphengine.errors import GraphError, Problem
@@ -86,6 +87,7 @@ class Worker:
         registry = make_registry(settings, before=before)
         self.folder = ContentFolder(Path(setup.files))
         with Engine(settings=settings, registry=registry) as self.engine:
+            settled()
             self.send(protocol.Hello(broken=sorted(registry.broken)))
             self._thread(self._pump)
             for line in self.lines:
