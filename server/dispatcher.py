@@ -212,7 +212,7 @@ class Dispatcher:
             await self._give_back(held, alone=False, loss=False)
             return
         worker.held[entry.id] = held
-        worker.send(protocol.Start(run=entry.id, attempt=row.attempt, body=row.body))
+        worker.send(protocol.start(entry.id, row.attempt, row.body))
 
     # What workers say
 

@@ -21,6 +21,7 @@ from .dispatcher import Dispatcher
 from .hub import SEQUENCE, Hub, Stream, event
 from .ledger import Ledger
 from .process import WorkerLost
+from .protocol import Answer
 
 ASK_SECONDS, ASK_PAUSE = 20.0, 0.1
 
@@ -41,8 +42,8 @@ class House:
     def workflow_folder(self) -> Path:
         return self.settings.input_folder / "workflows"
 
-    async def ask(self, what: str, body: str = "") -> str:
-        """Ask the clerk about a workflow; the answer is JSON text.  Raises GraphError, WorkerLost, TimeoutError."""
+    async def ask(self, what: str, body: str = "") -> Answer:
+        """Ask the clerk about a workflow; the answer's body is JSON text.  Raises GraphError, WorkerLost, TimeoutError."""
         until = time.monotonic() + ASK_SECONDS
         while True:
             try:

@@ -119,7 +119,7 @@ async def made(house: House) -> dict[str, Any]:
     for entry in await asyncio.to_thread(_listed, house):
         try:
             text = find(house, entry["name"]).read_text()
-            signatures[entry["name"]] = json.loads(await house.ask("signature", text))
+            signatures[entry["name"]] = json.loads((await house.ask("signature", text)).body)
         except (GraphError, WorkerLost, OSError, UnicodeDecodeError):
             continue  # a workflow whose plugin is gone is listed, but cannot be called
     return document(signatures, package_versions()["graphengine-diffusion"])

@@ -135,11 +135,11 @@ class WorkerProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def send(self, message: BaseModel) -> None:
+    def send(self, message: BaseModel | bytes) -> None:
         """Say something; what is said within one turn of the loop goes out together."""
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(protocol.line(message))
+        self._unsent.append(message if isinstance(message, bytes) else protocol.line(message))
 
     def _flush(self) -> None:
         data = b"".join(self._unsent)
@@ -153,8 +153,8 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    async def ask(self, what: Any, body: str, seconds: float) -> str:
-        """Ask a question; the answer is JSON text.
+    async def ask(self, what: Any, body: str, seconds: float) -> protocol.Answer:
+        """Ask a question; the answer's body is JSON text.
 
         Raises:
             GraphError: with the problems of the workflow.  WorkerLost, TimeoutError: no answer came.
@@ -178,7 +178,7 @@ class WorkerProcess:
             self._asked.pop(number, None)
         if answer.problems:
             raise GraphError([Problem(**problem) for problem in json.loads(answer.problems)])
-        return answer.body
+        return answer
 
 
 def _ending(code: int) -> str:

@@ -32,10 +32,12 @@ class Setup(BaseModel):
 
 
 class Start(BaseModel):
+    """A run to be done; `body` is its submission: workflow, inputs, targets."""
+
     kind: Literal["start"] = "start"
     run: str
     attempt: int
-    body: str
+    body: dict[str, Any]
 
 
 class Cancel(BaseModel):
@@ -103,9 +105,12 @@ class Ended(BaseModel):
 
 
 class Answer(BaseModel):
+    """`body` is JSON; a checked submission stands beside it as the text that is kept."""
+
     kind: Literal["answer"] = "answer"
     number: int
     body: str
+    submission: str = ""
     problems: str = ""
 
 
@@ -120,6 +125,11 @@ def event(kind: str, run: str, seq: int, moment: float, fields: Mapping[str, Any
         told = quoted(value) if type(value) is str else json.dumps(value)
         text += f', "{key}": {told}'
     return text + "}"
+
+
+def start(run: str, attempt: int, body: str) -> bytes:
+    """A `Start` whose body is JSON text already."""
+    return f'{{"kind": "start", "run": "{run}", "attempt": {attempt}, "body": {body}}}\n'.encode()
 
 
 def line(message: BaseModel) -> bytes:

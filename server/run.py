@@ -41,7 +41,8 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
     """Check a submission, put it into the store, and say so: 202 means that it is on disk."""
     limits(house, request)
     key = idempotency_key(request)
-    checked: dict[str, Any] = json.loads(await house.ask("check", body))
+    told = await house.ask("check", body)
+    checked: dict[str, Any] = json.loads(told.body)
     if checked["webhook"]:
         from .webhook import allowed
 
@@ -51,7 +52,7 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
         id=secrets.token_hex(10),
         client=request["client"],
         workflow=checked["name"],
-        body=checked["submission"],
+        body=told.submission,
         body_digest=body_digest(body),
         priority=checked["priority"],
         idempotency_key=key,
@@ -62,8 +63,8 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
     if not made.new and made.body_digest != submission.body_digest:
         raise Refusal(409, f"The {KEY} was used for another body; nothing was accepted.")
     place = made.place
-    told = {"id": place.id, "status": made.status, "workflow": place.workflow, "priority": -place.order[0]}
-    return answer(told, 202, {"Location": f"/v1/runs/{place.id}"})
+    accepted = {"id": place.id, "status": made.status, "workflow": place.workflow, "priority": -place.order[0]}
+    return answer(accepted, 202, {"Location": f"/v1/runs/{place.id}"})
 
 
 def limits(house: House, request: web.Request) -> None:

@@ -126,7 +126,7 @@ class Worker:
 
     def _start(self, message: protocol.Start) -> None:
         try:
-            submission = json.loads(message.body)
+            submission = message.body
             run = self.engine.submit(submission["workflow"], submission.get("inputs"), submission.get("targets"))
         except GraphError as error:
             problems = json.dumps([problem.document() for problem in error.problems])
@@ -215,7 +215,7 @@ class Worker:
     # Questions
 
     def _answer(self, ask: protocol.Ask) -> None:
-        problems, body = "", "{}"
+        problems, body, submission = "", "{}", ""
         try:
             if ask.what == "catalogue":
                 told = answer.catalogue(self.engine)
@@ -224,13 +224,14 @@ class Worker:
             else:
                 tell = answer.check if ask.what == "check" else answer.explain
                 told = tell(self.engine, ask.body, self.node_limit)
+            submission = told.pop("submission", "")
             body = json.dumps(told)
         except GraphError as error:
             problems = self._scrubbed(json.dumps([problem.document() for problem in error.problems[:100]]))
         except Exception as error:
             print(f"a question about {ask.what} failed: {error!r}", file=sys.stderr)
             problems = json.dumps([Problem("engine", "the question could not be answered.").document()])
-        self.send(protocol.Answer(number=ask.number, body=body, problems=problems))
+        self.send(protocol.Answer(number=ask.number, body=body, submission=submission, problems=problems))
 
 
 def folders(settings: Settings) -> list[str]:

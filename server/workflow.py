@@ -65,7 +65,7 @@ def _listed(house: House) -> list[dict[str, Any]]:
 )
 async def show_workflow(house: House, request: web.Request) -> web.StreamResponse:
     path = find(house, request.match_info["name"])
-    return answer(await house.ask("signature", await asyncio.to_thread(path.read_text)))
+    return answer((await house.ask("signature", await asyncio.to_thread(path.read_text))).body)
 
 
 @route(
@@ -92,7 +92,7 @@ async def keep_workflow(house: House, request: web.Request) -> web.StreamRespons
     if not NAME.fullmatch(name):
         raise Refusal(422, "A name has 1 to 64 letters, digits, _ and -, and begins with a letter or digit.")
     body = await read_body(house, request)
-    told = await house.ask("signature", body)
+    told = (await house.ask("signature", body)).body
     path = house.workflow_folder / f"{name}.json"
     new = not path.is_file()
     try:
@@ -139,7 +139,7 @@ async def check_workflow(house: House, request: web.Request) -> web.StreamRespon
     body = await read_body(house, request)
     await asyncio.to_thread(parsed, Submitted, body)
     try:
-        checked = json.loads(await house.ask("check", body))
+        checked = json.loads((await house.ask("check", body)).body)
     except GraphError as error:
         return answer({"nodes": 0, "problems": [problem.document() for problem in error.problems]})
     return answer({"nodes": checked["nodes"], "problems": []})
@@ -156,12 +156,12 @@ async def explain_workflow(house: House, request: web.Request) -> web.StreamResp
     body = await read_body(house, request)
     workers = [worker for worker in house.dispatcher.workers if worker.ready.is_set()]
     process = workers[0] if workers else house.dispatcher.clerk  # a worker knows what it holds in memory, too
-    return answer(await process.ask("explain", body, 20))
+    return answer((await process.ask("explain", body, 20)).body)
 
 
 @route("GET", "/v1/nodes", "Every node type, with a JSON Schema", answers={200: Catalogue, 503: None})
 async def list_nodes(house: House, request: web.Request) -> web.StreamResponse:
-    return answer(await house.ask("catalogue"))
+    return answer((await house.ask("catalogue")).body)
 
 
 def _write(path: Path, text: str) -> None:
