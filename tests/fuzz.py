@@ -5,6 +5,7 @@ python tests/fuzz.py [REQUESTS; 10000] [SEED; 0]
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
@@ -60,7 +61,7 @@ def mutated(document: Any, dice: random.Random) -> Any:
         holder, key = dice.choice(places)
         match dice.randrange(6):
             case 0 | 1:
-                holder[key] = dice.choice(ODD)
+                holder[key] = copy.deepcopy(dice.choice(ODD))
             case 2 if isinstance(holder, dict):
                 holder[str(dice.choice(ODD))[:50]] = holder.pop(key)
             case 3:
