@@ -176,15 +176,17 @@ class Dispatcher:
 
     def _room(self, entry: Waiting) -> WorkerProcess | None:
         """The worker that has least in hand; for a run that is to be alone, one that has nothing."""
-        fit = [w for w in self.workers if w.ready.is_set() and not w.leaving and w.alone in (None, entry.id)]
+        fit = [w for w in self.workers if w.ready.is_set() and not w.leaving and w.alone is None]
         if not fit:
             return None
         worker = min(fit, key=lambda w: len(w.held) + w.reserved)
         load = len(worker.held) + worker.reserved
-        if entry.alone:
-            worker.alone = entry.id  # nothing more goes there until this run has been through
-            return worker if load == 0 else None
-        return worker if load < self.configuration.capacity + self._recent() // AHEAD else None
+        if not entry.alone:
+            return worker if load < self.configuration.capacity + self._recent() // AHEAD else None
+        if load:
+            return None
+        worker.alone = entry.id  # nothing more goes there until this run has been through
+        return worker
 
     def _recent(self) -> int:
         """How many runs have ended within the last second: short ones are handed out ahead, a tenth of a second's worth."""

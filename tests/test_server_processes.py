@@ -117,6 +117,20 @@ def test_who_was_in_the_worker_with_a_crash_finishes_uncharged(tmp_path):
         assert server.ended(innocent)["status"] == "finished"
 
 
+def test_who_must_run_alone_holds_nobody_up_and_can_be_cancelled(tmp_path):
+    with Server(with_zoo(tmp_path), losses="2") as server:
+        server.post("/v1/queue/pause")
+        crash = server.submit(bad("KillsItself"))
+        others = [server.submit(slow(0.6, name=f"{i}")) for i in range(3)]
+        server.post("/v1/queue/resume")
+        server.when(lambda: server.run(others[2])["status"] == "queued" and server.run(others[2])["attempt"] == 1)
+        urgent = server.submit(trivial("urgent"), priority=50)
+        server.http.delete(f"/v1/runs/{others[2]}")
+        assert server.ended(urgent)["status"] == "finished"
+        assert server.ended(crash)["problems"][0]["code"] == "worker_lost"
+        assert [server.ended(run)["status"] for run in others] == ["finished", "finished", "cancelled"]
+
+
 def test_children_of_a_worker_go_with_it(server):
     child = int(server.ended(server.submit(bad("LeavesChildren")))["outputs"]["value"][0]["value"])
     server.ended(server.submit(bad("Exits")))
