@@ -65,7 +65,7 @@ def put_in(bug: str) -> None:
     if bug == "ack_first":
 
         async def accept(self: Any, submission: Any) -> Any:
-            asyncio.get_running_loop().call_later(0.3, lambda: self.spawn(honest(self, submission)))
+            asyncio.get_running_loop().call_later(1.0, lambda: self.spawn(honest(self, submission)))
             place = queue.Waiting((0, 0, 0), submission.id, False, submission.workflow)
             return queue.Accepted(place, submission.client, "queued", submission.body_digest, True)
 
@@ -112,7 +112,7 @@ def at_random(kills: int, bug: str = "", seed: int = 0) -> dict[str, int]:
                 number += 1
                 number = submitted(server, number, dice, accepted)
             time.sleep(dice.random() * 0.15)
-            target = dice.choice(["server", "server", "worker", "clerk"])
+            target = "server" if bug else dice.choice(["server", "server", "worker", "clerk"])
             done += 1
             if target == "server":
                 server.kill()

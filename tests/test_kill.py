@@ -24,9 +24,9 @@ def test_random_kills_find_a_queue_that_loses(bug):
 
 @strace
 def test_a_kill_at_a_system_call_breaks_no_promise():
-    found = sweep(9)
+    found = sweep(15)
     assert (found["lost"], found["corrupt"], found["stuck"]) == (0, 0, 0)
-    assert found["points"] > 5
+    assert found["points"] > 3
 
 
 @strace

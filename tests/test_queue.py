@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,13 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """The address of a PostgreSQL server of our own; skipped where it is not installed."""
     if not POSTGRES:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    folder, programs = tmp_path_factory.mktemp("postgres"), POSTGRES[-1].parent
+    folder, programs = Path(tempfile.mkdtemp(prefix="graphengine-postgres-")), POSTGRES[-1].parent
     if os.geteuid() == 0:  # it refuses to run as root
         shutil.chown(folder, "postgres")
-        for above in (folder.parent, folder.parent.parent):
-            above.chmod(0o755)
     run = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
     def call(*command: object) -> None:
@@ -37,6 +36,7 @@ def postgres(tmp_path_factory):
     call(*control, "-o", options, "-l", folder / "log", "start")
     yield f"postgresql+psycopg://tester@/postgres?host={folder}"
     call(*control, "-m", "immediate", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
