@@ -11,6 +11,7 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
     pytest.skip("Chromium is not installed (Debian: apt-get install chromium chromium-driver)", allow_module_level=True)
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -63,15 +64,27 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def until(self, question, seconds: float = 30):
-        return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: question())
+        """Ask until the answer is true; an element that the page replaced meanwhile is looked up again."""
+        passing = [StaleElementReferenceException]
+        return WebDriverWait(self.driver, seconds, 0.05, passing).until(lambda _: question())
+
+    def click(self, selector: str) -> None:
+        self.until(lambda: [self.one(selector).click()])
 
     def fill(self, name: str, text: str) -> None:
-        field = self.until(lambda: self.one(f"#input-{name}"))
-        field.clear()
-        field.send_keys(text)
+        def type_it() -> bool:
+            field = self.one(f"#input-{name}")
+            field.clear()
+            field.send_keys(text)
+            return True
+
+        self.until(type_it)
+
+    def width(self, selector: str) -> int:
+        return self.driver.execute_script("return arguments[0].naturalWidth", self.one(selector))
 
     def run(self) -> None:
-        self.one("button.go").click()
+        self.click("button.go")
 
 
 @pytest.fixture
@@ -92,8 +105,7 @@ def test_a_form_is_submitted_progress_is_seen_and_the_picture_is_shown(page):
     page.until(lambda: page.all("#queue li"))
     page.until(lambda: [image for image in page.all("#queue img") if image.get_attribute("src")])
     page.until(lambda: len(page.all("#gallery img")) == before + 1, 60)
-    picture = page.one("#gallery img")
-    page.until(lambda: page.driver.execute_script("return arguments[0].naturalWidth", picture) == 64)
+    page.until(lambda: page.width("#gallery img") == 64)
     assert not page.all("#queue li")
 
 
@@ -131,24 +143,23 @@ def test_a_picture_shows_its_recipe_and_its_inputs_can_be_used_again(server, pag
     )
     server.ended(run.json()["id"])
     page.until(lambda: "blue ring" in page.one("#gallery span").text)
-    page.one("#gallery button").click()
+    page.click("#gallery button")
     page.until(lambda: page.one("#recipe").is_displayed())
     assert "a small blue ring" in page.one("#recipe-inputs").text
-    page.one("#again").click()
+    page.click("#again")
     page.until(lambda: page.one("#input-steps").get_attribute("value") == "7")
 
 
 def test_the_graph_is_drawn(page):
-    page.one("#graph summary").click()
-    drawing = page.one("#drawing")
-    page.until(lambda: page.driver.execute_script("return arguments[0].naturalWidth", drawing) > 300)
+    page.click("#graph summary")
+    page.until(lambda: page.width("#drawing") > 300)
 
 
 def test_a_run_can_be_cancelled_on_the_page(page):
     page.fill("steps", "1000")
     page.fill("seed", str(time.time_ns() % 10**6))
     page.run()
-    page.until(lambda: page.all("#queue button"))[0].click()
+    page.click("#queue button")
     page.until(lambda: not page.all("#queue li"))
 
 
@@ -200,5 +211,4 @@ def test_the_page_asks_for_a_token_and_keeps_it_for_the_session(tmp_path, chromi
         page.fill("steps", "5")
         page.run()
         page.until(lambda: page.all("#gallery img"), 60)
-        picture = page.one("#gallery img")
-        page.until(lambda: page.driver.execute_script("return arguments[0].naturalWidth", picture) == 64)
+        page.until(lambda: page.width("#gallery img") == 64)
