@@ -53,8 +53,8 @@ class Run:
         self.workflow, self.inputs = workflow, dict(inputs)
         self.status: Status = "queued"
         self.journal = events.Journal(self.id)
-        self._cancelled = threading.Event()
-        self._done = threading.Event()
+        self.cancelled = False
+        """Whether it was asked to stop."""
         self._ending = threading.Lock()
         self._outputs: dict[str, Any] = {}
         self._error: BaseException | None = None
@@ -69,7 +69,7 @@ class Run:
 
     def cancel(self) -> None:
         """Ask the run to stop: a sampler stops within its current step.  Does nothing to a run that has ended."""
-        self._cancelled.set()
+        self.cancelled = True
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Declared outputs by name, once the run has finished.
@@ -77,7 +77,7 @@ class Run:
         Raises:
             GraphError, NodeError: why it failed.  Cancelled: it was cancelled.  TimeoutError: it goes on.
         """
-        if not self._done.wait(timeout):
+        if not self.journal.wait(timeout):
             raise TimeoutError(f"run {self.id} goes on after {timeout} s")
         if self._error:
             raise self._error
@@ -91,7 +91,7 @@ class Run:
     def add_done_callback(self, callback: Callable[[Run], None]) -> None:
         """Call `callback` with the run when it has ended, in the run's thread; at once when it already has."""
         with self._ending:
-            if not self._done.is_set():
+            if not self.journal.ended:
                 self._callbacks.append(callback)
                 return
         callback(self)
@@ -100,7 +100,6 @@ class Run:
         with self._ending:
             self.status = status
             self.journal.end(model, fields)
-            self._done.set()
         for callback in self._callbacks:
             callback(self)
 
@@ -162,7 +161,7 @@ class Engine:
         started = time.perf_counter()
         try:
             run.status = "running"
-            if run._cancelled.is_set():
+            if run.cancelled:
                 raise Cancelled
             bound = bind(run.workflow, run.inputs)
             with uncollected():
@@ -170,7 +169,7 @@ class Engine:
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
             run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
             execution = Execution(
-                self._tools, self.cache, run.journal, run._cancelled.is_set, run.recipe, lambda: self.previews
+                self._tools, self.cache, run.journal, lambda: run.cancelled, run.recipe, lambda: self.previews
             )
             with aside(len(plan.work)):
                 values = execution.execute(plan)

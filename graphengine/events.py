@@ -128,6 +128,11 @@ class Journal:
     def ended(self) -> bool:
         return self._ended
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the last event; False when it has not come within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended, timeout)
+
     def entries(self, start: int) -> list[tuple[type[Event], float, dict[str, Any]]]:
         """What has been added from number `start` on, as it was added: kind, seconds since the epoch, fields."""
         return self._entries[start:]

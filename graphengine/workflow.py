@@ -21,7 +21,8 @@ from graphengine.errors import GraphError, Problem, did_you_mean
 
 VERSION = 1
 DEPTH_LIMIT = 64
-NODE_FIELDS = ("type", "inputs", "comment", "position")
+NODE_FIELDS = {"type", "inputs", "comment", "position"}
+SCALARS = (str, int, float, bool, type(None))
 FIELDS = ("graphengine", "name", "description", "inputs", "outputs", "nodes", "$schema")
 INTEGER_LIMIT = 2**63
 
@@ -159,17 +160,17 @@ def parse_json(text: str, name: str = "workflow") -> Any:
 
 def _too_deep(document: Any) -> bool:
     """Whether objects and lists are nested beyond the limit; walks level by level, without recursion."""
-    level = [document]
+    level = [document] if type(document) in (dict, list) else []
     for _ in range(DEPTH_LIMIT):
         level = [
             child
             for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
+            for child in (item.values() if type(item) is dict else item)
+            if type(child) in (dict, list)
         ]
         if not level:
             return False
-    return any(isinstance(item, dict | list) for item in level)
+    return True
 
 
 class _Reader:
@@ -218,11 +219,11 @@ class _Reader:
                 self.fault("wrong_form", f"{key} is a text.")
 
     def _section(self, section: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        if not isinstance(section, Mapping):
+        if not _is_object(section):
             self.fault("wrong_form", f"{name} is an object that maps names to objects.")
             return
         for key, entry in section.items():
-            if isinstance(entry, Mapping):
+            if _is_object(entry):
                 yield key, entry
             else:
                 self.fault("wrong_form", f"{name}.{key} is an object, got {_kind(entry)}.")
@@ -234,20 +235,22 @@ class _Reader:
         for name, entry in self._section(section, "nodes"):
             if not name or "." in name or "/" in name:
                 self.fault("bad_name", f"{name!r} cannot be a node's id: it may not be empty or hold . or /", name)
-            for key in entry:
-                if key not in NODE_FIELDS:
+            if not entry.keys() <= NODE_FIELDS:
+                for key in entry.keys() - NODE_FIELDS:
                     hint = did_you_mean(str(key), NODE_FIELDS)
                     self.fault("unknown_field", f"a node has no field {key!r}.", name, hint=hint)
             kind, inputs = entry.get("type"), entry.get("inputs", {})
             if not isinstance(kind, str):
                 self.fault("no_type", 'a node needs a "type", the name of a node class.', name)
-            elif not isinstance(inputs, Mapping):
+            elif not _is_object(inputs):
                 self.fault("wrong_form", f"inputs is an object, got {_kind(inputs)}.", name)
             else:
                 yield name, NodeSpec(kind, {k: self._value(v, name, k) for k, v in inputs.items()})
 
     def _value(self, value: Any, node: str, port: str) -> Any:
-        if isinstance(value, Mapping) and "from" in value:
+        if type(value) in SCALARS:
+            return value
+        if _is_object(value) and "from" in value:
             if len(value) > 1:
                 self.fault("bad_link", 'a link is {"from": "node.port"} and nothing more.', node, port)
             return self._link(value["from"], node, port)
@@ -256,8 +259,10 @@ class _Reader:
         return value
 
     def _link(self, text: Any, node: str | None = None, port: str | None = None) -> Link:
-        if isinstance(text, str) and text.count(".") == 1 and all(text.split(".")):
-            return Link(*text.split("."))
+        if isinstance(text, str):
+            source, dot, output = text.partition(".")
+            if source and output and dot and "." not in output:
+                return Link(source, output)
         self.fault("bad_link", f'a link is "node.port", got {text!r}.', node, port)
         return Link("?", "?")
 
@@ -271,6 +276,11 @@ class _Reader:
     def _outputs(self, section: Any) -> Iterator[tuple[str, Link]]:
         for name, entry in self._section(section, "outputs"):
             yield name, self._link(entry.get("from"), port=f"outputs.{name}")
+
+
+def _is_object(value: Any) -> bool:
+    """A JSON object, or any mapping.  Asking for the usual type first matters: it is asked for every node and value."""
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 def _kind(value: Any) -> str:

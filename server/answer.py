@@ -51,7 +51,8 @@ def check(engine: Engine, body: str, node_limit: int) -> dict[str, Any]:
     workflow, submitted = read(engine, body, node_limit)
     graph, _ = engine.prepare(workflow, submitted.inputs)
     graph.select(submitted.targets)
-    document = {"workflow": workflow.document(), "inputs": submitted.inputs, "targets": submitted.targets}
+    spelled = submitted.workflow if isinstance(submitted.workflow, dict) else workflow.document()
+    document = {"workflow": spelled, "inputs": submitted.inputs, "targets": submitted.targets}
     return {
         "name": workflow.name[:256],
         "nodes": len(graph.tasks),

@@ -32,6 +32,7 @@ from .gate import EVERYWHERE, gate
 from .house import House
 from .hub import Hub
 from .ledger import Ledger
+from .spare import Spare
 from .webhook import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,10 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-async def serve(configuration: Configuration, settings: Settings, started: Callable[[str], None]) -> None:
-    """Run the server until SIGTERM or SIGINT.  `started` is called with its address.
+async def serve(
+    configuration: Configuration, settings: Settings, started: Callable[[str], None], spares: list[Spare]
+) -> None:
+    """Run the server until SIGTERM or SIGINT.  `started` is called with its address; its first processes are `spares`.
 
     Raises:
         AssetError: another server holds the folder, the address is taken, or tokens are missing.
@@ -113,7 +116,7 @@ async def serve(configuration: Configuration, settings: Settings, started: Calla
         content = ContentFolder((settings.input_folder / "files").resolve())
         content.sweep()
         hub = Hub(ledger.epoch)
-        dispatcher = Dispatcher(configuration, settings, ledger, hub, str(content.folder))
+        dispatcher = Dispatcher(configuration, settings, ledger, hub, str(content.folder), spares)
         house = House(configuration, settings, ledger, RunReader(configuration.store_url), hub, dispatcher, content)
         _lay_out(house)
         webhooks = Webhooks(house)

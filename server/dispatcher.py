@@ -19,6 +19,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from graphengine.errors import Problem
@@ -30,6 +31,7 @@ from .configuration import Configuration
 from .hub import SEQUENCE, Hub, event
 from .ledger import Ledger
 from .process import Held, WorkerProcess
+from .spare import Spare
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS, RETRY_SECONDS, PRUNE_EVERY = 0.25, 1.0, 500
@@ -40,10 +42,19 @@ AHEAD = 10
 class Dispatcher:
     """Owns the workers and the queue in memory."""
 
-    def __init__(self, configuration: Configuration, settings: Settings, ledger: Ledger, hub: Hub, files: str):
+    def __init__(
+        self,
+        configuration: Configuration,
+        settings: Settings,
+        ledger: Ledger,
+        hub: Hub,
+        files: str,
+        spares: list[Spare],
+    ):
         self.configuration, self.ledger, self.hub = configuration, ledger, hub
         self._setup = {"settings": settings.model_dump(mode="json"), "files": files}
         self._quarantine: list[str] = []
+        self._spares = spares
         self._heap: list[tuple[tuple[int, int, int], str]] = []
         self.waiting: dict[str, Waiting] = {}
         self.clients: Counter[str] = Counter()
@@ -106,7 +117,7 @@ class Dispatcher:
         setup = protocol.Setup(
             **self._setup, node_limit=self.configuration.node_limit, quarantine=list(self._quarantine)
         )
-        return WorkerProcess(name, setup, self._heard)
+        return WorkerProcess(name, setup, self._heard, self._spares)
 
     async def _keep(self, name: str) -> None:
         """Keep one process running: start it, and again when it has ended."""
@@ -165,28 +176,26 @@ class Dispatcher:
         """Give waiting runs to workers that have room."""
         while not (self.paused or self.draining):
             entry = self._next()
-            worker = self._room(entry) if entry else None
+            worker = self._room(entry.alone) if entry else None
             if entry is None or worker is None:
                 return
+            if entry.alone:
+                worker.alone = entry.id  # nothing more goes there until this run has been through
             heapq.heappop(self._heap)
             client = self._client_of[entry.id]
             self.remove(entry.id)
             worker.reserved += 1
             self.spawn(self._claim(entry, client, worker))
 
-    def _room(self, entry: Waiting) -> WorkerProcess | None:
+    def _room(self, alone: bool) -> WorkerProcess | None:
         """The worker that has least in hand; for a run that is to be alone, one that has nothing."""
         fit = [w for w in self.workers if w.ready.is_set() and not w.leaving and w.alone is None]
         if not fit:
             return None
         worker = min(fit, key=lambda w: len(w.held) + w.reserved)
         load = len(worker.held) + worker.reserved
-        if not entry.alone:
-            return worker if load < self.configuration.capacity + self._recent() // AHEAD else None
-        if load:
-            return None
-        worker.alone = entry.id  # nothing more goes there until this run has been through
-        return worker
+        most = 1 if alone else self.configuration.capacity + self._recent() // AHEAD
+        return worker if load < most else None
 
     def _recent(self) -> int:
         """How many runs have ended within the last second: short ones are handed out ahead, a tenth of a second's worth."""
@@ -197,7 +206,7 @@ class Dispatcher:
 
     async def _claim(self, entry: Waiting, client: str, worker: WorkerProcess) -> None:
         try:
-            row = await self.ledger.do(lambda store: store.claim(entry.id))
+            row = await self.ledger.join(RunStore.claim, entry.id)
         except StoreError:
             await asyncio.sleep(RETRY_SECONDS)
             worker.alone = None if worker.alone == entry.id else worker.alone
@@ -209,12 +218,15 @@ class Dispatcher:
             worker.alone = None if worker.alone == entry.id else worker.alone
             self.pump()
             return
-        held = Held(entry.id, row.attempt, row.losses, time.monotonic())
+        await self._hand(worker, Held(entry.id, row.attempt, row.losses, time.monotonic()), row.body)
+
+    async def _hand(self, worker: WorkerProcess, held: Held, body: str) -> None:
+        """Give a claimed run to a worker, or back to the queue when that has gone meanwhile."""
         if worker not in self.workers or worker.leaving:
             await self._give_back(held, alone=False, loss=False)
             return
-        worker.held[entry.id] = held
-        worker.send(protocol.start(entry.id, row.attempt, row.body))
+        worker.held[held.run] = held
+        worker.send(protocol.Start(run=held.run, attempt=held.attempt, body=body))
 
     # What workers say
 
@@ -227,15 +239,16 @@ class Dispatcher:
         if held is None or held.attempt != message.attempt or held.over:
             return  # news of an attempt that was given up
         if isinstance(message, protocol.News):
-            self.hub.publish(message.run, message.lines)
+            self.hub.publish(message.run, message.lines.split("\n"))
         elif isinstance(message, protocol.Ended):
             held.over = True
             self.spawn(self._end(worker, held, message))
 
     async def _end(self, worker: WorkerProcess, held: Held, message: protocol.Ended) -> None:
         """Commit how a run ended, then tell it."""
-        self.hub.publish(message.run, message.lines[:-1])
-        last = message.lines[-1:] or [self._closing(held, message.status, message.problems)]
+        lines = message.lines.split("\n") if message.lines else []
+        self.hub.publish(message.run, lines[:-1])
+        last = lines[-1:] or [self._closing(held, message.status, message.problems)]
         ending = Ending(
             message.run,
             message.attempt,
@@ -256,7 +269,7 @@ class Dispatcher:
         """Commit an end, however long the store refuses it: what was computed is not lost to a full disk."""
         while True:
             try:
-                return await self.ledger.do(lambda store: store.end(ending))
+                return await self.ledger.join(RunStore.end, ending)
             except StoreError:
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -341,11 +354,28 @@ class Dispatcher:
 
     async def accept(self, submission: Submission) -> Accepted:
         """Put a run into the store and the queue."""
-        made = await self.ledger.do(lambda store: store.accept(submission))
+        worker = self._free()
+        if worker is None:
+            made = await self.ledger.join(RunStore.accept, submission)
+        else:  # accepted and claimed in one go
+            worker.reserved += 1
+            try:
+                made = await self.ledger.join(RunStore.accept, replace(submission, claimed=True))
+            finally:
+                worker.reserved -= 1
         if made.new:
             self.hub.publish(made.place.id, [event("queued", made.place.id, 0, workflow=made.place.workflow)])
-            self.add(made.place, made.client)
+            if worker is None:
+                self.add(made.place, made.client)
+            else:
+                await self._hand(worker, Held(made.place.id, 1, 0, time.monotonic()), submission.body)
+        elif worker is not None:
+            self.pump()
         return made
+
+    def _free(self) -> WorkerProcess | None:
+        """A worker for a run that comes now, when nothing waits before it."""
+        return None if self.paused or self.draining or self._next() else self._room(alone=False)
 
     async def cancel(self, run: str) -> str | None:
         """Cancel a run in any state; its status, or None when there is none."""

@@ -2,7 +2,7 @@
 
 Whoever wants to change a run hands over a step, a function of the store, and awaits its result, which comes when the
 transaction is on disk.  Steps that arrive while one transaction is being committed go into the next one together, so
-a hundred clients share the price of one fsync.
+a hundred clients share the price of one fsync; and what many want alike (accept, claim, end) is one statement.
 """
 
 from __future__ import annotations
@@ -11,15 +11,27 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from graphengine.queue import RunStore, StoreError
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-Step = tuple[Callable[[RunStore], Any], "asyncio.Future[Any]"]
+Item = TypeVar("Item")
 GROUP = 256
+
+
+@dataclass(slots=True)
+class Step:
+    """Something to be done to the store: `call` with the store or, when `alike`, with all such items of the group."""
+
+    call: Callable[..., Any]
+    future: asyncio.Future[Any]
+    item: Any = None
+    alike: bool = False
 
 
 class Ledger:
@@ -54,7 +66,13 @@ class Ledger:
             StoreError: it could not be committed, for example because the disk is full; nothing was changed.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._steps.put((step, future))
+        self._steps.put(Step(step, future))
+        return await future
+
+    async def join(self, step: Callable[[RunStore, Sequence[Item]], Sequence[Result]], item: Item) -> Result:
+        """Like `do`, for a step that takes many items: those of one transaction are handed to it together."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._steps.put(Step(step, future, item, alike=True))
         return await future
 
     def _write(self, url: str) -> None:
@@ -88,17 +106,16 @@ class Ledger:
         """One transaction for the whole group; when that fails, one for each, so that a fault stays with its own."""
         try:
             with store.connection.begin():
-                done = [(future, step(store)) for step, future in group]
-                store.flush()
+                done = _do(store, group)
             self.healthy = True
             return done
         except Exception as error:
-            store.rollback()
+            store.connection.rollback()
             if len(group) > 1:
                 return [pair for step in group for pair in self._commit(store, [step])]
             logger.warning("the run store took no change: %s", error)
             self.healthy = False
-            return [(group[0][1], StoreError(f"the run store took no change: {getattr(error, 'orig', error)}."))]
+            return [(group[0].future, StoreError(f"the run store took no change: {getattr(error, 'orig', error)}."))]
 
     def _tell(self, results: list[tuple[asyncio.Future[Any], Any]]) -> None:
         def tell() -> None:
@@ -114,3 +131,17 @@ class Ledger:
             self._loop.call_soon_threadsafe(tell)
         except RuntimeError:  # the loop was closed: nobody waits any more
             return
+
+
+def _do(store: RunStore, group: list[Step]) -> list[tuple[asyncio.Future[Any], Any]]:
+    """The results of steps.  Whoever needs one step done before another awaits it first, so any order will do."""
+    done, alike = [], defaultdict[Callable[..., Any], list[Step]](list)
+    for step in group:
+        if step.alike:
+            alike[step.call].append(step)
+        else:
+            done.append((step.future, step.call(store)))
+    for call, steps in alike.items():
+        results = call(store, [step.item for step in steps])
+        done += [(step.future, result) for step, result in zip(steps, results, strict=True)]
+    return done

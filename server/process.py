@@ -16,19 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from graphengine.errors import GraphError, Problem
 
 from . import protocol
+from .spare import SECRETS, Spare
 
 logger = logging.getLogger(__name__)
-SECRETS = (
-    "GRAPHENGINE_TOKENS",
-    "GRAPHENGINE_SERVER_TOKENS",
-    "GRAPHENGINE_SERVER_WEBHOOK_SECRET",
-    "GRAPHENGINE_SERVER_STORE",
-)
 
 
 class WorkerLost(Exception):
@@ -47,10 +40,41 @@ class Held:
     over: bool = False
 
 
+class _Line(asyncio.Protocol):
+    """The socket to a worker: hands over whole messages until it closes."""
+
+    def __init__(self, hear: Callable[[Any], None], name: str):
+        self.closed = asyncio.Event()
+        self._hear, self._name = hear, name
+        self._inbox = protocol.Inbox()
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._inbox.feed(data):
+                self._hear(message)
+        except ValueError as error:
+            logger.warning("worker %s said what nobody understands: %s", self._name, error)
+            if self._transport:
+                self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
+
+
 class WorkerProcess:
     """Starts a process, speaks with it, and says when it is gone; a new one is started with a new object."""
 
-    def __init__(self, name: str, setup: protocol.Setup, heard: Callable[[WorkerProcess, Any], None]):
+    def __init__(
+        self,
+        name: str,
+        setup: protocol.Setup,
+        heard: Callable[[WorkerProcess, Any], None],
+        spares: list[Spare] | None = None,
+    ):
         self.name, self.setup = name, setup
         self.held: dict[str, Held] = {}
         self.reserved = 0
@@ -65,11 +89,26 @@ class WorkerProcess:
         self._asked: dict[int, tuple[asyncio.Future[protocol.Answer], float]] = {}
         self._unsent: list[bytes] = []
         self._number = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._spares = [] if spares is None else spares
+        self._process: subprocess.Popen[bytes] | Spare | None = None
+        self._writer: asyncio.WriteTransport | None = None
 
     async def run(self) -> None:
         """Start the process and listen to it until it is gone."""
+        line = _Line(self._hear, self.name)
+        self._writer, _ = await asyncio.get_running_loop().create_connection(lambda: line, sock=self._start())
+        self.send(self.setup)
+        try:
+            await line.closed.wait()
+        finally:
+            self._writer.close()
+            await self._bury()
+
+    def _start(self) -> socket.socket:
+        """Take the process that waits, or start a new one; returns our end of the line to it."""
+        if self._spares:
+            spare = self._process = self._spares.pop(0)
+            return spare.connection
         ours, theirs = socket.socketpair()
         environment = {key: value for key, value in os.environ.items() if key not in SECRETS}
         with theirs:
@@ -80,23 +119,9 @@ class WorkerProcess:
                 env=environment,
                 start_new_session=True,
             )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=protocol.LINE_LIMIT)
-        self.send(self.setup)
-        try:
-            while line := await reader.readline():
-                self._hear(line)
-        except (OSError, ValueError) as error:
-            logger.warning("worker %s: %s", self.name, error)
-        finally:
-            self._writer.close()
-            await self._bury()
+        return ours
 
-    def _hear(self, line: bytes) -> None:
-        try:
-            message = protocol.ToServer.validate_json(line)
-        except ValidationError as error:
-            logger.warning("worker %s said what nobody understands: %s", self.name, error)
-            return
+    def _hear(self, message: Any) -> None:
         self.last_beat = time.monotonic()
         if isinstance(message, protocol.Answer):
             future, _ = self._asked.pop(message.number, (None, 0))
@@ -135,11 +160,11 @@ class WorkerProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def send(self, message: BaseModel | bytes) -> None:
+    def send(self, message: protocol.Message) -> None:
         """Say something; what is said within one turn of the loop goes out together."""
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(message if isinstance(message, bytes) else protocol.line(message))
+        self._unsent.append(message.pack())
 
     def _flush(self) -> None:
         data = b"".join(self._unsent)

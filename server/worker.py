@@ -6,7 +6,7 @@ finished is in the disk cache.  A worker holds no key to the queue; all it can s
 
     main thread    reads messages
     run threads    the engine's; the last one to touch a run says how it ended
-    pump           sends the events of runs under way, many at a time
+    pump           sends the events of runs under way, many at a time, and what was to be said soon
     pulse          sends heartbeats, whatever the other threads do
 """
 
@@ -23,14 +23,13 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from graphengine.collector import settled
+from graphengine.collector import settled, uncollected
 from graphengine.compose import Engine, make_registry
 from graphengine.engine import Run, problems_of
 from graphengine.errors import GraphError, Problem
@@ -42,7 +41,7 @@ from . import answer, protocol
 from .content import ContentFolder
 from .result import results
 
-PULSE_SECONDS, PUMP_SECONDS = 2.0, 0.03
+PULSE_SECONDS, PUMP_SECONDS, SOON_SECONDS = 2.0, 0.03, 0.003
 PREVIEW_PIXELS = 256
 SMALL_QUESTION = 16 * 1024
 DIE_WITH_PARENT = 1
@@ -65,15 +64,20 @@ class Worker:
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
-        self.lines = connection.makefile("rb", buffering=2**16)
+        self._inbox = protocol.Inbox()
         self._sending = threading.Lock()
+        self._unsent: list[bytes] = []
+        self._sent = 0.0
         self._active: dict[str, Active] = {}
         self._busy = threading.Event()
         self._questions = ThreadPoolExecutor(2, thread_name_prefix="question")
 
     def work(self) -> None:
         """Set up, then do what is said until the server stops or goes away."""
-        setup = protocol.ToWorker.validate_json(self.lines.readline())
+        messages = self._messages()
+        setup = next(messages, None)
+        if not isinstance(setup, protocol.Setup):
+            return  # the server did not come to start
         self._thread(self._pulse)
         settings, self.node_limit = Settings.model_validate(setup.settings), setup.node_limit
         self._folders = folders(settings)
@@ -84,23 +88,37 @@ class Worker:
                 raise RuntimeError("importing it took the process down; it is left out until the server starts again")
             self.send(protocol.Loading(plugin=plugin))
 
-        registry = make_registry(settings, before=before)
+        with uncollected():
+            registry = make_registry(settings, before=before)
         self.folder = ContentFolder(Path(setup.files))
         with Engine(settings=settings, registry=registry) as self.engine:
             settled()
             self.send(protocol.Hello(broken=sorted(registry.broken)))
             self._thread(self._pump)
-            for line in self.lines:
-                message = protocol.ToWorker.validate_json(line)
+            for message in messages:
                 if isinstance(message, protocol.Stop):
                     return
                 self._do(message)
         os._exit(0)  # the server is gone: nobody wants what is still running
 
-    def send(self, message: BaseModel) -> None:
+    def _messages(self) -> Iterator[Any]:
+        while data := self.connection.recv(2**16):
+            yield from self._inbox.feed(data)
+
+    def send(self, message: protocol.Message, soon: bool = False) -> None:
+        """Say something; what may be said `soon` waits a moment for what else there is, while runs are under way."""
+        data = message.pack()
+        with self._sending:
+            self._unsent.append(data)
+            if not soon or not self._active or time.monotonic() - self._sent > SOON_SECONDS:
+                self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        self._sent = time.monotonic()
         try:
-            with self._sending:
-                self.connection.sendall(protocol.line(message))
+            self.connection.sendall(data)
         except OSError:
             os._exit(0)
 
@@ -126,14 +144,11 @@ class Worker:
 
     def _start(self, message: protocol.Start) -> None:
         try:
-            submission = message.body
+            submission = json.loads(message.body)
             run = self.engine.submit(submission["workflow"], submission.get("inputs"), submission.get("targets"))
         except GraphError as error:
             problems = json.dumps([problem.document() for problem in error.problems])
-            ended = protocol.Ended(
-                run=message.run, attempt=message.attempt, status="failed", lines=[], problems=problems
-            )
-            self.send(ended)
+            self.send(protocol.Ended(run=message.run, attempt=message.attempt, status="failed", problems=problems))
             return
         run.id = run.journal.run = message.run
         active = self._active[message.run] = Active(run, message.attempt)
@@ -158,10 +173,13 @@ class Worker:
             if status != run.status:  # its outputs could not be kept, so it has not finished
                 document = json.loads(lines.pop()) | {"event": "run_failed", "problems": json.loads(problems)}
                 lines.append(json.dumps(document))
-            ended = protocol.Ended(
-                run=run.id, attempt=active.attempt, status=status, lines=lines, outputs=outputs, problems=problems
-            )
-            self.send(ended)
+            told = "\n".join(lines)
+        self.send(
+            protocol.Ended(
+                run=run.id, attempt=active.attempt, status=status, lines=told, outputs=outputs, problems=problems
+            ),
+            soon=True,
+        )
 
     def _scrubbed(self, text: str) -> str:
         """What leaves the server names no folder of this machine."""
@@ -178,14 +196,15 @@ class Worker:
         entries = active.run.journal.entries(active.told)
         if entries and entries[-1][0] in ENDS and not whole:
             entries.pop()
+        run, base = active.run.id, active.attempt * protocol.SEQUENCE
         latest = {fields["node"]: i for i, (model, _, fields) in enumerate(entries) if model is NodeProgress}
-        for index, (model, moment, fields) in enumerate(entries):
-            if model is NodeProgress and latest[fields["node"]] != index:
-                active.told += 1
-                continue
-            seq = active.attempt * protocol.SEQUENCE + active.told
-            lines.append(protocol.event(KINDS[model], active.run.id, seq, moment, self._shown(fields)))
-            active.told += 1
+        for number, (model, moment, fields) in enumerate(entries):
+            if model is NodeProgress:
+                if latest[fields["node"]] != number:
+                    continue
+                fields = self._shown(fields)
+            lines.append(protocol.event(KINDS[model], run, base + active.told + number, moment, fields))
+        active.told += len(entries)
         return lines
 
     @staticmethod
@@ -198,10 +217,13 @@ class Worker:
     def _pump(self) -> None:
         while self._busy.wait():
             time.sleep(PUMP_SECONDS)
+            with self._sending:
+                if self._unsent:
+                    self._flush()
             for active in list(self._active.values()):
                 with active.lock:
                     if active.run.id in self._active and (lines := self._lines(active)):
-                        self.send(protocol.News(run=active.run.id, attempt=active.attempt, lines=lines))
+                        self.send(protocol.News(run=active.run.id, attempt=active.attempt, lines="\n".join(lines)))
             if not self._active:
                 self._busy.clear()
                 if self._active:  # one came in between
@@ -250,15 +272,15 @@ def _data_url(preview: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def main() -> None:
-    """Entry of the process: its argument is the number of the socket."""
+def begin(connection: socket.socket) -> None:
+    """Be a worker until the server says stop or goes away."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the server, which stops its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(2, 1)  # what nodes print goes where the log goes
-    Worker(socket.socket(fileno=int(sys.argv[1]))).work()
+    Worker(connection).work()
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # its argument is the number of the socket
+    begin(socket.socket(fileno=int(sys.argv[1])))

@@ -73,10 +73,10 @@ def put_in(bug: str) -> None:
     elif bug == "delete_on_dequeue":
         claim = queue.RunStore.claim
 
-        def dequeue(self: Any, id: str) -> Any:
-            row = claim(self, id)
-            self.connection.execute(queue.runs.delete().where(queue.runs.c.id == id))
-            return row
+        def dequeue(self: Any, ids: Any) -> Any:
+            rows = claim(self, ids)
+            self.connection.execute(queue.runs.delete().where(queue.runs.c.id.in_(ids)))
+            return rows
 
         queue.RunStore.claim = dequeue
 
@@ -214,9 +214,7 @@ def steps(folder: str, bug: str) -> None:
 
     def commit(step: Any) -> Any:
         with store.connection.begin():
-            made = step(store)
-            store.flush()
-        return made
+            return step(store)
 
     def say(**promise: str) -> None:
         os.write(1, json.dumps(promise).encode() + b"\n")
@@ -226,12 +224,13 @@ def steps(folder: str, bug: str) -> None:
         new = Submission(name, "me", "w", "{}", "d")
         if bug == "ack_first":
             say(accepted=name)
-        commit(lambda s, new=new: s.accept(new))
+        commit(lambda s, new=new: s.accept([new]))
         say(accepted=name)
     for name in ("a", "b"):
-        row = commit(lambda s, name=name: s.claim(name))
+        row = commit(lambda s, name=name: s.claim([name]))[0]
         path = save(Path(folder) / "output", name, ".png", lambda p: pillow.effect_noise((64, 64), 50).save(p))
-        commit(lambda s, n=name, r=row, p=path: s.end(Ending(n, r.attempt, "finished", json.dumps(p.name))))
+        ending = Ending(name, row.attempt, "finished", json.dumps(path.name))
+        commit(lambda s, ending=ending: s.end([ending]))
         say(ended=name)
     commit(lambda s: s.cancel("c"))
     say(ended="c")

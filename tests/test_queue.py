@@ -52,7 +52,7 @@ def url(request, tmp_path):
 
 
 class Books:
-    """A store whose every step is a transaction of its own."""
+    """A store whose every step is a transaction of its own, for one run."""
 
     def __init__(self, url: str):
         self.url, self.store = url, RunStore(url)
@@ -60,9 +60,9 @@ class Books:
     def __getattr__(self, name):
         def step(*arguments, **options):
             with self.store.connection.begin():
-                made = getattr(self.store, name)(*arguments, **options)
-                self.store.flush()
-            return made
+                if name in ("accept", "claim", "end"):
+                    return getattr(self.store, name)(list(arguments))[0]
+                return getattr(self.store, name)(*arguments, **options)
 
         return step
 
@@ -296,6 +296,47 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path, content):
     with pytest.raises(StoreError, match="cannot be opened"):
         RunStore(f"sqlite:///{tmp_path / 'runs.db'}")
     assert (tmp_path / "runs.db").read_bytes() == content
+
+
+def test_many_are_accepted_claimed_and_ended_with_one_statement_each(books):
+    store = books.store
+    names = ["a", "b", "c"]
+    with store.connection.begin():
+        made = store.accept([new(name) for name in names])
+        rows = store.claim(["c", "a", "unknown"])
+        ended = store.end([Ending(row.id, row.attempt, "finished") for row in rows[:2]])
+    assert [accepted.place.id for accepted in made] == names
+    assert [row and row.id for row in rows] == ["c", "a", None]
+    assert ended == [True, True]
+
+
+def test_a_run_can_be_accepted_and_claimed_at_once(books):
+    made = books.accept(new("a", claimed=True))
+    assert made.status == "running"
+    assert books.claim("a") is None
+    assert books.end(Ending("a", 1, "finished"))
+
+
+def test_a_run_accepted_and_claimed_at_once_waits_again_after_a_restart(books):
+    books.accept(new("a", claimed=True))
+    later = books.again()
+    assert later.claim("a").attempt == 2
+
+
+def test_one_key_twice_in_one_transaction_is_one_run(books):
+    with books.store.connection.begin():
+        first, second = books.store.accept([new("a", idempotency_key="k"), new("b", idempotency_key="k")])
+    assert (first.new, second.new, second.place.id) == (True, False, "a")
+
+
+def test_an_end_that_is_not_held_among_many_ends_none_of_them(books):
+    books.accept(new("a"))
+    books.accept(new("b"))
+    books.claim("a")
+    with pytest.raises(StoreError), books.store.connection.begin():
+        books.store.end([Ending("a", 1, "finished"), Ending("b", 1, "finished")])
+    assert books.end(Ending("a", 1, "failed"))
+    assert not books.end(Ending("b", 1, "finished"))
 
 
 def test_a_reader_of_sqlite_cannot_write(tmp_path):

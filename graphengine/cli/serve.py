@@ -10,6 +10,7 @@ import typer
 
 from graphengine.cli import options
 from graphengine.cli.console import say
+from graphengine.collector import uncollected
 from graphengine.errors import GraphError, Problem
 
 
@@ -51,7 +52,9 @@ def serve(
     """
     import asyncio
 
-    app: Any = importlib.import_module("graphengine.server.app")
+    spares = importlib.import_module("graphengine.server.spare").fork(1 + 1)  # one for questions, one for runs
+    with uncollected():
+        app: Any = importlib.import_module("graphengine.server.app")
     configuration = _configuration(
         token_file,
         host=host,
@@ -68,7 +71,7 @@ def serve(
         folder or place / "output", input_folder or place / "input", device, dtype, cache_folder, plugins
     )
     app.log_to_stderr()
-    asyncio.run(app.serve(configuration, settings, lambda address: say(f"listening on {address}")))
+    asyncio.run(app.serve(configuration, settings, lambda address: say(f"listening on {address}"), spares))
 
 
 def _configuration(token_file: Path | None, **values: Any) -> Any:

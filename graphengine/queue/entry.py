@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A run to be accepted.  `body` is the JSON text of workflow, inputs and targets, kept as it came."""
+    """A run to be accepted.  `body` is the JSON text of workflow, inputs and targets, kept as it came.
+
+    `claimed`: a worker has room, so the run is claimed (attempt 1) in the transaction that accepts it.
+    """
 
     id: str
     client: str
@@ -19,6 +22,7 @@ class Submission:
     idempotency_key: str | None = None
     retry_of: str | None = None
     webhook: str | None = None
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,7 +54,6 @@ class RunStore:
             raise StoreError(f"the run store cannot be opened: {getattr(error, 'orig', error)}.") from error
         self._turns: dict[str, int] = {}
         self._turn = 0
-        self._fresh: list[dict[str, Any]] = []
 
     def close(self) -> None:
         self.connection.close()
@@ -61,47 +61,53 @@ class RunStore:
 
     # Accept
 
-    def accept(self, new: Submission) -> Accepted:
-        """Insert a run, or find the one that has its idempotency key."""
-        if new.idempotency_key is not None:
-            self.flush()
-            same = {"who": new.client, "key": new.idempotency_key}
-            found = self.connection.execute(_BY_KEY, same).first()
-            if found:
-                return Accepted(waiting(found), found.client, found.status, found.body_digest, False)
-        turn = self._turns[new.client] = max(self._turns.get(new.client, 0) + 1, self._turn)
-        self._number += 1
-        self._fresh.append(
-            {
-                "number": self._number,
-                "id": new.id,
-                "client": new.client,
-                "workflow": new.workflow,
-                "body": new.body,
-                "body_digest": new.body_digest,
-                "priority": new.priority,
-                "idempotency_key": new.idempotency_key,
-                "retry_of": new.retry_of,
-                "webhook": new.webhook,
-                "told": new.webhook is None,
-                "status": "queued",
-                "turn": turn,
-                "created": time.time(),
-            }
-        )
-        place = Waiting((-new.priority, turn, self._number), new.id, False, new.workflow)
-        return Accepted(place, new.client, "queued", new.body_digest, True)
+    def accept(self, news: Sequence[Submission]) -> list[Accepted]:
+        """Insert runs; for a submission whose idempotency key is known, find the run that has it."""
+        told: list[Accepted] = []
+        fresh: list[dict[str, Any]] = []
+        for new in news:
+            if new.idempotency_key is not None:
+                self._insert(fresh)  # the same key may have come twice
+                same = {"who": new.client, "key": new.idempotency_key}
+                found = self.connection.execute(_BY_KEY, same).first()
+                if found:
+                    told.append(Accepted(waiting(found), found.client, found.status, found.body_digest, False))
+                    continue
+            turn = self._turns[new.client] = max(self._turns.get(new.client, 0) + 1, self._turn)
+            self._number += 1
+            now = time.time()
+            if new.claimed:
+                self._passed(turn)
+            fresh.append(
+                {
+                    "number": self._number,
+                    "id": new.id,
+                    "client": new.client,
+                    "workflow": new.workflow,
+                    "body": new.body,
+                    "body_digest": new.body_digest,
+                    "priority": new.priority,
+                    "idempotency_key": new.idempotency_key,
+                    "retry_of": new.retry_of,
+                    "webhook": new.webhook,
+                    "told": new.webhook is None,
+                    "status": "running" if new.claimed else "queued",
+                    "attempt": int(new.claimed),
+                    "epoch": self.epoch if new.claimed else 0,
+                    "started": now if new.claimed else None,
+                    "turn": turn,
+                    "created": now,
+                }
+            )
+            place = Waiting((-new.priority, turn, self._number), new.id, False, new.workflow)
+            told.append(Accepted(place, new.client, fresh[-1]["status"], new.body_digest, True))
+        self._insert(fresh)
+        return told
 
-    def flush(self) -> None:
-        """Write the runs that were accepted since the last statement, all of them with one."""
-        if self._fresh:
-            fresh, self._fresh = self._fresh, []
+    def _insert(self, fresh: list[dict[str, Any]]) -> None:
+        if fresh:
             self.connection.execute(_ACCEPT, fresh)
-
-    def rollback(self) -> None:
-        """Forget what this transaction has done."""
-        self._fresh.clear()
-        self.connection.rollback()
+            fresh.clear()
 
     def waiting(self) -> list[tuple[Waiting, str]]:
         """Every queued run with its client: what the queue in memory is made of when the server starts."""
@@ -118,32 +124,41 @@ class RunStore:
 
     # Claim and end
 
-    def claim(self, id: str) -> Row | None:
-        """Take a queued run: its attempt and body; None when it is not queued any more."""
-        self.flush()
-        row = self.connection.execute(_CLAIM, {"run": id, "mine": self.epoch, "now": time.time()}).first()
-        if row is not None:
+    def claim(self, ids: Sequence[str]) -> list[Row | None]:
+        """Take queued runs: for each its attempt and body, or None when it is not queued any more."""
+        values = {"ids": ids, "mine": self.epoch, "now": time.time()}
+        rows = {row.id: row for row in self.connection.execute(_CLAIM, values)}
+        for row in rows.values():
             self._passed(row.turn)
-        return row
+        return [rows.get(id) for id in ids]
 
-    def end(self, ending: Ending) -> bool:
-        """End a running run.  False when this attempt does not hold it: another one does, or it has ended."""
-        self.flush()
-        values = {
-            "run": ending.id,
-            "held": ending.attempt,
-            "mine": self.epoch,
-            "became": ending.status,
-            "now": time.time(),
-            "made": ending.outputs,
-            "faults": ending.problems,
-            "log": ending.events,
-        }
-        return self.connection.execute(_END, values).rowcount == 1
+    def end(self, endings: Sequence[Ending]) -> list[bool]:
+        """End running runs.  False for one that this attempt does not hold: another one does, or it has ended.
+
+        Raises:
+            StoreError: of several one is not held, and it is not known which; roll back, and end each by itself.
+        """
+        now = time.time()
+        values = [
+            {
+                "run": ending.id,
+                "held": ending.attempt,
+                "mine": self.epoch,
+                "became": ending.status,
+                "now": now,
+                "made": ending.outputs,
+                "faults": ending.problems,
+                "log": ending.events,
+            }
+            for ending in endings
+        ]
+        ended = self.connection.execute(_END, values).rowcount
+        if len(values) > 1 and ended != len(values):
+            raise StoreError("not all of these runs are held")
+        return [ended > 0] * len(values)
 
     def give_back(self, id: str, attempt: int, *, alone: bool, loss: bool) -> Row | None:
         """Put a running run back into the queue, because its worker is gone or the server stops."""
-        self.flush()
         held = [runs.c.id == id, runs.c.status == "running", runs.c.attempt == attempt, runs.c.epoch == self.epoch]
         change = {
             "status": "queued",
@@ -154,7 +169,6 @@ class RunStore:
 
     def cancel(self, id: str) -> str | None:
         """Cancel a run: one that waits ends here and now, one that runs is marked.  Its status, or None: unknown."""
-        self.flush()
         waits = sa.and_(runs.c.id == id, runs.c.status == "queued")
         if self.connection.execute(sa.update(runs).where(waits).values(status="cancelled", ended=time.time())).rowcount:
             return "cancelled"
@@ -165,7 +179,6 @@ class RunStore:
 
     def prioritise(self, id: str, priority: int) -> Row | None:
         """Change the priority of a waiting run; None when it does not wait."""
-        self.flush()
         waits = sa.and_(runs.c.id == id, runs.c.status == "queued")
         return self.connection.execute(
             sa.update(runs).where(waits).values(priority=priority).returning(*_WAITING)
@@ -220,9 +233,9 @@ _BY_KEY = sa.select(*_WAITING, runs.c.body_digest, runs.c.status).where(
 _ACCEPT = sa.insert(runs)
 _CLAIM = (
     sa.update(runs)
-    .where(runs.c.id == sa.bindparam("run"), runs.c.status == "queued")
+    .where(runs.c.id.in_(sa.bindparam("ids", expanding=True)), runs.c.status == "queued")
     .values(status="running", attempt=runs.c.attempt + 1, epoch=sa.bindparam("mine"), started=sa.bindparam("now"))
-    .returning(runs.c.attempt, runs.c.losses, runs.c.body, runs.c.turn)
+    .returning(runs.c.id, runs.c.attempt, runs.c.losses, runs.c.body, runs.c.turn)
 )
 _END = (
     sa.update(runs)

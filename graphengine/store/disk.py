@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from graphengine.store import codec
 
 logger = logging.getLogger(__name__)
 PRUNE_TO = 0.9
+LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Entry:
 class DiskStore:
     """Outputs on disk under a byte budget, least recently used first to go.
 
-    Glossary: `_known` holds per shard when it was looked at (in `_glance`s), its change time, and its keys; `_written`
+    Glossary: `_known` holds per shard when it was looked at (the number of the look), its change time, and its keys; `_written`
     counts bytes since the last look at the budget.
     """
 
@@ -48,6 +50,7 @@ class DiskStore:
         self._root = str(self.root)
         self._known: dict[str, tuple[int, int, set[str]]] = {}
         self._glance = 0
+        self._looked = 0.0
         self._written = 0
         self.damaged = 0
 
@@ -55,11 +58,14 @@ class DiskStore:
         return self.root / key[:2] / f"{key}.entry"
 
     def refresh(self) -> None:
-        """Look again, from now on, at what other processes have written: called once for each plan."""
-        self._glance += 1
+        """Look again, from now on, at what other processes have written, unless that was just done; once for a plan."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self._glance += 1
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry, cheaply: a shard is listed again only when it has changed since the last plan."""
+        """Whether there is an entry, cheaply: a shard is listed again only when it has changed since the last look."""
         shard = key[:2]
         known = self._known.get(shard)
         if known is None or known[0] != self._glance:

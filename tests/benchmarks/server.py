@@ -25,6 +25,8 @@ from measure import ROOT, judged, table
 
 START_LIMIT, RUN_LIMIT, LISTENER_LIMIT = 1.0, 1.0, 1.1
 AT_ONCE, NODES, LISTENERS = 32, 10, 1_000
+BEST_OF = 10
+"""The clock rate of a shared machine changes from second to second: the figure is the best of so many."""
 COMFYUI_MS = 7.6  # ComfyUI 0.8.0, nothing durable, the same kind of machine
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -130,7 +132,7 @@ def measured(address: str, pid: int, first: int, count: int) -> tuple[float, flo
 def main(count: int) -> None:
     with server() as (address, pid, start):
         measured(address, pid, 10**6, count)  # imports and caches warm
-        per_run, wall = min(measured(address, pid, 10**7 * (i + 1), count) for i in range(3))
+        per_run, wall = min(measured(address, pid, 10**7 * (i + 1), count) for i in range(BEST_OF))
         alone, walled = min(measured(address, pid, 2 * 10**8 * (i + 1), 5 * count) for i in range(2))
         listening = subprocess.Popen(
             [sys.executable, "-c", LISTEN, address, str(LISTENERS)], stdout=subprocess.PIPE, text=True
