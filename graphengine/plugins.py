@@ -29,14 +29,19 @@ def load(registry: Registry, settings: Settings, before: Callable[[str], None] =
 
     `before` is called with a plugin's name before it is imported; what it raises keeps the plugin out.
     """
-    builtin = importlib.import_module("graphengine.nodes")
-    for module in pkgutil.iter_modules(builtin.__path__):
-        _collect(registry, importlib.import_module(f"graphengine.nodes.{module.name}"), "")
+    load_built_in(registry)
     for folder in settings.plugin_folders:
         for path in _candidates(folder):
             _guarded(registry, path.stem, lambda path=path: _import_file(path), before)
     for point in metadata.entry_points(group=GROUP):
         _guarded(registry, point.name, point.load, before)
+
+
+def load_built_in(registry: Registry) -> None:
+    """Fill a registry with the built-in nodes alone."""
+    builtin = importlib.import_module("graphengine.nodes")
+    for module in pkgutil.iter_modules(builtin.__path__):
+        _collect(registry, importlib.import_module(f"graphengine.nodes.{module.name}"), "")
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

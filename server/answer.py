@@ -48,17 +48,21 @@ def _workflow(engine: Engine, given: str | dict[str, Any]) -> Workflow:
 
 def check(engine: Engine, body: str, node_limit: int) -> dict[str, Any]:
     """Whether a submission can run, and the submission with its workflow spelled out."""
-    workflow, submitted = read(engine, body, node_limit)
+    return checked(engine, body, *read(engine, body, node_limit))
+
+
+def checked(engine: Engine, body: str, workflow: Workflow, submitted: Submitted) -> dict[str, Any]:
+    """Like `check`, of a body that has been read."""
     graph, _ = engine.prepare(workflow, submitted.inputs)
     graph.select(submitted.targets)
-    spelled = submitted.workflow if isinstance(submitted.workflow, dict) else workflow.document()
-    document = {"workflow": spelled, "inputs": submitted.inputs, "targets": submitted.targets}
+    if isinstance(submitted.workflow, str):
+        body = json.dumps(submitted.model_dump() | {"workflow": workflow.document()})
     return {
         "name": workflow.name[:256],
         "nodes": len(graph.tasks),
         "priority": submitted.priority,
         "webhook": submitted.webhook,
-        "submission": json.dumps(document),
+        "submission": body,
     }
 
 

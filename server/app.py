@@ -27,6 +27,7 @@ from graphengine.settings import Settings, bundled_workflows
 from .api import ROUTES, Route, query_of, refusals
 from .configuration import Configuration
 from .content import ContentFolder
+from .desk import Desk
 from .dispatcher import Dispatcher
 from .gate import EVERYWHERE, gate
 from .house import House
@@ -117,7 +118,16 @@ async def serve(
         content.sweep()
         hub = Hub(ledger.epoch)
         dispatcher = Dispatcher(configuration, settings, ledger, hub, str(content.folder), spares)
-        house = House(configuration, settings, ledger, RunReader(configuration.store_url), hub, dispatcher, content)
+        house = House(
+            configuration,
+            settings,
+            ledger,
+            RunReader(configuration.store_url),
+            hub,
+            dispatcher,
+            content,
+            Desk(settings, configuration.node_limit),
+        )
         _lay_out(house)
         webhooks = Webhooks(house)
         dispatcher.on_end = webhooks.tell

@@ -17,6 +17,7 @@ from graphengine.settings import Settings
 from .api import Refusal
 from .configuration import Configuration
 from .content import ContentFolder
+from .desk import Desk
 from .dispatcher import Dispatcher
 from .hub import SEQUENCE, Hub, Stream, event
 from .ledger import Ledger
@@ -37,10 +38,19 @@ class House:
     hub: Hub
     dispatcher: Dispatcher
     content: ContentFolder
+    desk: Desk
 
     @property
     def workflow_folder(self) -> Path:
         return self.settings.input_folder / "workflows"
+
+    async def check(self, body: str) -> dict[str, Any]:
+        """What `answer.check` says of a submission.  Raises GraphError, WorkerLost, TimeoutError."""
+        told = self.desk.check(body)
+        if told is None:
+            asked = await self.ask("check", body)
+            told = json.loads(asked.body) | {"submission": asked.submission}
+        return told
 
     async def ask(self, what: str, body: str = "") -> Answer:
         """Ask the clerk about a workflow; the answer's body is JSON text.  Raises GraphError, WorkerLost, TimeoutError."""

@@ -41,8 +41,7 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
     """Check a submission, put it into the store, and say so: 202 means that it is on disk."""
     limits(house, request)
     key = idempotency_key(request)
-    told = await house.ask("check", body)
-    checked: dict[str, Any] = json.loads(told.body)
+    checked = await house.check(body)
     if checked["webhook"]:
         from .webhook import allowed
 
@@ -52,7 +51,7 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
         id=secrets.token_hex(10),
         client=request["client"],
         workflow=checked["name"],
-        body=told.submission,
+        body=checked["submission"],
         body_digest=body_digest(body),
         priority=checked["priority"],
         idempotency_key=key,

@@ -139,7 +139,7 @@ async def check_workflow(house: House, request: web.Request) -> web.StreamRespon
     body = await read_body(house, request)
     await asyncio.to_thread(parsed, Submitted, body)
     try:
-        checked = json.loads((await house.ask("check", body)).body)
+        checked = await house.check(body)
     except GraphError as error:
         return answer({"nodes": 0, "problems": [problem.document() for problem in error.problems]})
     return answer({"nodes": checked["nodes"], "problems": []})

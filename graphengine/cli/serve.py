@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from graphengine import plugins
 from graphengine.cli import options
 from graphengine.cli.console import say
 from graphengine.collector import uncollected
 from graphengine.errors import GraphError, Problem
+from graphengine.registry import Registry
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +45,7 @@ def serve(
     device: options.Device = None,
     dtype: options.Dtype = None,
     cache_folder: options.CacheFolder = None,
-    plugins: options.PluginFolder = None,
+    plugin_folder: options.PluginFolder = None,
 ) -> None:
     """Take workflows over HTTP, keep them in a queue that loses nothing, and show a page at /.
 
@@ -52,6 +54,8 @@ def serve(
     """
     import asyncio
 
+    with uncollected():
+        plugins.load_built_in(Registry())  # what every process needs is imported once, before there are several
     spares = importlib.import_module("graphengine.server.spare").fork(1 + 1)  # one for questions, one for runs
     with uncollected():
         app: Any = importlib.import_module("graphengine.server.app")
@@ -68,7 +72,7 @@ def serve(
     )
     place = configuration.data_folder
     settings = options.settings(
-        folder or place / "output", input_folder or place / "input", device, dtype, cache_folder, plugins
+        folder or place / "output", input_folder or place / "input", device, dtype, cache_folder, plugin_folder
     )
     app.log_to_stderr()
     asyncio.run(app.serve(configuration, settings, lambda address: say(f"listening on {address}"), spares))
