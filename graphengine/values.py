@@ -112,11 +112,14 @@ class Mask(Value):
 
 @dataclass(frozen=True)
 class LatentSpace(Value):
-    """What makes two latents compatible: the digest of the autoencoder, its channels and its reduction."""
+    """What makes two latents compatible: the autoencoder's channels and reduction, and its kind.
+
+    `kind` is a name that all autoencoders of a standard share (`sd`, `sdxl`, `flux`, ...), and otherwise a digest.
+    """
 
     channels: int
     factor: int
-    vae: str
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,8 @@ class Latent(Value):
 class Conditioning(Value):
     """A prompt as its family's encoder sees it: `features` `[B, N, D]` plus named extras.
 
-    `encoder` is the digest of the text encoder, so that a denoiser can refuse another model's prompt.
+    `encoder` is the kind of its text encoder, so that a denoiser can refuse another model's prompt.  Extras are
+    tensors `[B, ...]`: `pooled` `[B, P]`, `mask` `[B, N]` and what else its family needs.
     """
 
     features: Tensor
@@ -176,16 +180,21 @@ class Handle(Value, stored=False):
 
 @dataclass(frozen=True)
 class Denoiser(Handle, stored=False):
-    """The network that removes noise (U-Net or transformer)."""
+    """The network that removes noise (U-Net or transformer): the space of its latents, and the prompts it reads."""
+
+    space: LatentSpace | None = None
+    prompts: str = ""
 
     def vae(self) -> VAE:
         """The autoencoder of the same checkpoint."""
-        return VAE(self.checkpoint, self.digest, self.family, self.folder)
+        return VAE(self.checkpoint, self.digest, self.family, self.folder, space=self.space)
 
 
 @dataclass(frozen=True)
 class TextEncoder(Handle, stored=False):
-    """Tokenizer and text encoder(s)."""
+    """Tokenizer and text encoder(s); `kind` names what prompts become, and is a digest where it is no standard."""
+
+    kind: str = ""
 
 
 @dataclass(frozen=True)

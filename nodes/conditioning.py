@@ -20,10 +20,10 @@ class EncodeText(Node, category="conditioning", lane="gpu"):
         conditioning: Conditioning
 
     def run(self, ctx: Context) -> Outputs:
-        features, cut = ctx.models.text_encoder(self.encoder).encode(self.text)
-        if cut:
-            logger.warning("the prompt is too long for the model; it does not see: %s", " ".join(cut))
-        made = Conditioning(features, self.encoder.digest, self.text)
+        encoded = ctx.models.text_encoder(self.encoder).encode(self.text)
+        if encoded.cut:
+            logger.warning("the prompt is too long for the model; it does not see: %s", " ".join(encoded.cut))
+        made = Conditioning(encoded.features, self.encoder.kind, self.text, encoded.extras)
         return self.Outputs(conditioning=made)
 
 

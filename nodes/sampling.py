@@ -64,8 +64,10 @@ class Sampler(Node, category="sampling", lane="gpu"):
         return self.Outputs(latent=Latent(samples, self.latent.space, self.latent.mask))
 
     def _check(self) -> None:
-        if self.latent.space.vae != self.denoiser.digest:
-            raise ValueError(f"the latent was not made by the VAE of {self.denoiser.checkpoint}.")
+        if self.latent.space != self.denoiser.space:
+            raise ValueError(f"the latent was not made by a VAE that goes with {self.denoiser.checkpoint}.")
         for prompt in (self.positive, self.negative):
-            if prompt is not None and prompt.encoder != self.denoiser.digest:
-                raise ValueError(f"a prompt was not encoded by the text encoder of {self.denoiser.checkpoint}.")
+            if prompt is not None and prompt.encoder != self.denoiser.prompts:
+                raise ValueError(
+                    f"a prompt was not encoded by a text encoder that goes with {self.denoiser.checkpoint}."
+                )

@@ -24,7 +24,7 @@ def test_seeds_wrap_at_64_bits():
 
 
 def test_guidance_exaggerates_the_difference():
-    assert torch.allclose(ClassifierFree(3.0).combine(X, NOISE, 1.0), NOISE + 3 * (X - NOISE))
+    assert torch.allclose(ClassifierFree(3.0).combine(X, NOISE, X, 1.0), NOISE + 3 * (X - NOISE))
 
 
 def test_guidance_of_one_needs_no_second_estimate():
@@ -32,20 +32,20 @@ def test_guidance_of_one_needs_no_second_estimate():
 
 
 def test_full_rescaling_restores_the_spread():
-    made = Rescaled(7.0, 1.0).combine(X, NOISE, 1.0)
+    made = Rescaled(7.0, 1.0).combine(X, NOISE, X, 1.0)
     assert torch.allclose(made.std((1, 2, 3)), X.std((1, 2, 3)))
 
 
 def test_an_interval_guides_only_inside():
     guidance = Interval(ClassifierFree(3.0), 1.0, 5.0)
     assert guidance.needs_unconditional(2.0) and not guidance.needs_unconditional(0.5)
-    assert torch.equal(guidance.combine(X, NOISE, 9.0), X)
+    assert torch.equal(guidance.combine(X, NOISE, X, 9.0), X)
 
 
 def test_a_masked_denoiser_keeps_the_latent_outside():
     mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     mask[..., :2] = 1
-    call = masked_denoise(lambda x, sigma: x * 0 + 5, mask, X, NOISE)
+    call = masked_denoise(lambda x, sigma: x * 0 + 5, mask, X, lambda sigma: X + NOISE * sigma)
     made = call(NOISE, torch.tensor(2.0))
     assert torch.equal(made[..., 2:], X[..., 2:]) and (made[..., :2] == 5).all()
 

@@ -141,7 +141,7 @@ def test_children_of_a_worker_go_with_it(server):
 
 
 def saved(server) -> list[str]:
-    return sorted(path.name for path in (server.folder / "data" / "output").glob("*"))
+    return sorted(path.name for path in (server.folder / "data" / "output").glob("[!.]*"))
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.03, 0.1, 0.3])

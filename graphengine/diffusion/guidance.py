@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 class Guidance(Protocol):
-    """Combines two denoised estimates `[B, C, h, w]` at a noise level."""
+    """Combines two denoised estimates `[B, C, h, w]` of one x at a noise level."""
 
     def needs_unconditional(self, sigma: float) -> bool:
         """Whether the estimate without the prompt is wanted at this noise level."""
         ...
 
-    def combine(self, conditional: Tensor, unconditional: Tensor, sigma: float) -> Tensor: ...
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plain:
     def needs_unconditional(self, sigma: float) -> bool:
         return False
 
-    def combine(self, conditional: Tensor, unconditional: Tensor, sigma: float) -> Tensor:
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
         return conditional
 
 
@@ -42,7 +42,7 @@ class ClassifierFree:
     def needs_unconditional(self, sigma: float) -> bool:
         return self.scale != 1
 
-    def combine(self, conditional: Tensor, unconditional: Tensor, sigma: float) -> Tensor:
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
         return unconditional + self.scale * (conditional - unconditional)
 
 
@@ -59,12 +59,32 @@ class Rescaled:
     def needs_unconditional(self, sigma: float) -> bool:
         return self.scale != 1
 
-    def combine(self, conditional: Tensor, unconditional: Tensor, sigma: float) -> Tensor:
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
         guided = unconditional + self.scale * (conditional - unconditional)
         axes = tuple(range(1, guided.ndim))
         spread = guided.std(axes, keepdim=True).clamp(min=1e-8)
         matched = guided * (conditional.std(axes, keepdim=True) / spread)
         return guided + self.rescale * (matched - guided)
+
+
+@dataclass(frozen=True)
+class NormKept:
+    """Classifier-free guidance on the velocity (or noise), brought back to the length of the conditional one.
+
+    Lengths are taken along the channels that `axes` names, per latent cell by default (Qwen-Image, Lumina 2).
+    """
+
+    scale: float
+    axes: tuple[int, ...] = (1,)
+
+    def needs_unconditional(self, sigma: float) -> bool:
+        return self.scale != 1
+
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
+        wanted, unwanted = (x - conditional) / sigma, (x - unconditional) / sigma
+        guided = unwanted + self.scale * (wanted - unwanted)
+        length = guided.norm(dim=self.axes, keepdim=True).clamp(min=1e-12)
+        return x - sigma * guided * (wanted.norm(dim=self.axes, keepdim=True) / length)
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ class Interval:
         inside = self.sigma_low <= sigma <= self.sigma_high
         return inside and self.inner.needs_unconditional(sigma)
 
-    def combine(self, conditional: Tensor, unconditional: Tensor, sigma: float) -> Tensor:
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
         if not self.needs_unconditional(sigma):
             return conditional
-        return self.inner.combine(conditional, unconditional, sigma)
+        return self.inner.combine(conditional, unconditional, x, sigma)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphengine.diffusion.flow import FlowSchedule
+
 RHO = 7.0
 BETA_ALPHA = BETA_BETA = 0.6
 
@@ -87,6 +89,19 @@ class NoiseSchedule:
     def sigma_max(self) -> float:
         return float(self.sigmas[-1])
 
+    def trailing(self, steps: int) -> Tensor:
+        """Every T/steps-th trained level, counted from the noisiest: float64 `[steps]`, falling."""
+        total = len(self.sigmas)
+        return self.sigmas[[total - 1 - int(index * total / steps) for index in range(steps)]]
+
+    def start(self, noise: Tensor, sigma: float) -> Tensor:
+        """x of pure noise at the first level: of unit variance in the variance-preserving space, as diffusers starts."""
+        return noise * (1 + sigma**2) ** 0.5
+
+    def noised(self, clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+        """x = x0 + sigma eps."""
+        return clean + noise * sigma
+
     def sigma_at(self, timestep: Tensor) -> Tensor:
         """The noise level at (fractional) timesteps in 0..T-1, interpolated in log sigma; float64."""
         t = timestep.double().clamp(0, len(self.sigmas) - 1)
@@ -104,45 +119,47 @@ class NoiseSchedule:
         return low + share
 
 
-def normal(schedule: NoiseSchedule, steps: int) -> Tensor:
+Schedule = NoiseSchedule | FlowSchedule
+"""What sigma schedules and the sampling loop ask their levels of."""
+
+
+def normal(schedule: Schedule, steps: int) -> Tensor:
     """Timesteps in equal steps from the last to the first, both included ("linspace" in diffusers)."""
     return _ended(schedule.sigma_at(torch.linspace(len(schedule.sigmas) - 1, 0, steps, dtype=torch.float64)))
 
 
-def sgm_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
+def sgm_uniform(schedule: Schedule, steps: int) -> Tensor:
     """Like `normal` with one step more, whose last level is left out, so that the final jump is larger."""
     last = len(schedule.sigmas) - 1
     return _ended(schedule.sigma_at(torch.linspace(last, 0, steps + 1, dtype=torch.float64)[:-1]))
 
 
-def simple(schedule: NoiseSchedule, steps: int) -> Tensor:
+def simple(schedule: Schedule, steps: int) -> Tensor:
     """Every T/steps-th trained level, counted from the noisiest ("trailing" in diffusers)."""
-    total = len(schedule.sigmas)
-    rows = [total - 1 - int(index * total / steps) for index in range(steps)]
-    return _ended(schedule.sigmas[rows])
+    return _ended(schedule.trailing(steps))
 
 
-def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
+def ddim_uniform(schedule: Schedule, steps: int) -> Tensor:
     """Every (T // steps)-th level from timestep 1 ("leading" with offset 1 in diffusers)."""
     stride = max(len(schedule.sigmas) // steps, 1)
     rows = [min(index * stride + 1, len(schedule.sigmas) - 1) for index in range(steps)]
     return _ended(schedule.sigmas[rows[::-1]])
 
 
-def karras(schedule: NoiseSchedule, steps: int) -> Tensor:
+def karras(schedule: Schedule, steps: int) -> Tensor:
     """Equal steps in sigma^(1/7) (Karras et al. 2022, eq. 5)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     low, high = schedule.sigma_min ** (1 / RHO), schedule.sigma_max ** (1 / RHO)
     return _ended((high + ramp * (low - high)) ** RHO)
 
 
-def exponential(schedule: NoiseSchedule, steps: int) -> Tensor:
+def exponential(schedule: Schedule, steps: int) -> Tensor:
     """Equal steps in log sigma."""
     high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
     return _ended(torch.linspace(high, low, steps, dtype=torch.float64).exp())
 
 
-def beta(schedule: NoiseSchedule, steps: int) -> Tensor:
+def beta(schedule: Schedule, steps: int) -> Tensor:
     """Timesteps at quantiles of the beta distribution (0.6, 0.6): dense at both ends (Lee et al. 2024).
 
     The quantiles are taken over timesteps; diffusers' `use_beta_sigmas` takes them over sigma, which is another schedule.
@@ -155,7 +172,7 @@ def beta(schedule: NoiseSchedule, steps: int) -> Tensor:
     return _ended(schedule.sigmas[rows.unique().flip(0)])
 
 
-SCHEDULES: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {
+SCHEDULES: dict[str, Callable[[Schedule, int], Tensor]] = {
     "normal": normal,
     "karras": karras,
     "exponential": exponential,
@@ -166,7 +183,7 @@ SCHEDULES: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {
 }
 
 
-def sigma_schedule(name: str, schedule: NoiseSchedule, steps: int, denoise: float = 1.0) -> Tensor:
+def sigma_schedule(name: str, schedule: Schedule, steps: int, denoise: float = 1.0) -> Tensor:
     """The noise levels of one run: float32 `[steps + 1]`, falling, the last 0.
 
     With a strength `denoise` below 1 the schedule is made for `int(steps / denoise)` steps, of which the last

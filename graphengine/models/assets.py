@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphengine.errors import AssetError, did_you_mean
+
+PART = re.compile(r"\..+\.[0-9a-f]{8}\.\w+")
+"""The name of a file that is being written."""
+LEFT_SECONDS = 3600
 
 
 def inside(folder: Path, name: str, what: str = "file") -> Path:
@@ -80,10 +86,20 @@ def _numbered(place: Path, start: str, suffix: str) -> dict[int, Path]:
     """Files `start_NUMBER.suffix` of a folder, by number."""
     found = {}
     for entry in place.iterdir():
+        if PART.fullmatch(entry.name):
+            _forget_old(entry)
+            continue
         number = entry.stem.removeprefix(f"{start}_")
         if entry.suffix == suffix and entry.stem.startswith(f"{start}_") and number.isascii() and number.isdigit():
             found[int(number)] = entry
     return found
+
+
+def _forget_old(part: Path) -> None:
+    """Delete what a killed process has left: nobody writes one file for an hour."""
+    with suppress(OSError):
+        if time.time() - part.stat().st_mtime > LEFT_SECONDS:
+            part.unlink()
 
 
 @contextmanager

@@ -1,29 +1,99 @@
 """Finding a checkpoint and telling what it is, from its own files, before anything is loaded.
 
 A checkpoint is a folder in the diffusers layout.  `find` turns a name into a `Checkpoint`: its folder, its family,
-the class of each part, and a digest of every byte that matters.  Pickled weights are refused: opening one runs
-whatever its author wished.
+the kind of its latents and prompts, and a digest of every byte that matters.
+
+Glossary
+    part     a folder of the checkpoint with a config and weights: `unet` or `transformer`, `vae`, `text_encoder`, ...
+    kind     what latents or prompts are compatible with: the name of a standard, or else the checkpoint's own digest
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import CheckpointError, did_you_mean
 from graphengine.fingerprint import digest, file_digest
 from graphengine.models.assets import inside
+from graphengine.models.families import FAMILIES, family_of
+from graphengine.models.weights import PICKLES, load_tensors, read_header, refusal, weight_files
 from graphengine.settings import Settings
 from graphengine.values import VAE, Denoiser, LatentSpace, TextEncoder
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
-HEADER_LIMIT = 100 * 2**20
-PARTS = ("unet", "vae", "text_encoder")
-FAMILIES = {("UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel"): "stable_diffusion"}
-"""Which classes of denoiser, autoencoder and text encoder make which family."""
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DENOISERS = ("unet", "transformer")
+LIBRARIES = ("diffusers", "transformers")
+"""Where the classes of a checkpoint may come from; anything else would run its author's code."""
+AUTOENCODERS = {
+    ("AutoencoderKL", 4, 0.18215, 0.0, 512): "sd",
+    ("AutoencoderKL", 4, 0.13025, 0.0, 512): "sdxl",
+    ("AutoencoderKL", 16, 1.5305, 0.0609, 512): "sd3",
+    ("AutoencoderKL", 16, 0.3611, 0.1159, 512): "flux",
+}
+"""Standards: class, channels, scaling, shift and widest layer of an autoencoder."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a checkpoint, as a family's adapters read them."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def has(self, part: str) -> bool:
+        return (self.folder / part).is_dir()
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The `config.json` of a part.  Raises CheckpointError."""
+        return _json(self.folder / part / "config.json")
+
+    @cached_property
+    def scheduler(self) -> dict[str, Any]:
+        """The `scheduler_config.json`.  Raises CheckpointError."""
+        return _json(self.folder / "scheduler" / "scheduler_config.json")
+
+    def files(self, part: str) -> list[Path]:
+        """The weights of a part.  Raises CheckpointError."""
+        return weight_files(self.folder / part)
+
+    def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights of a part by name, in the names of diffusers or transformers.  Raises CheckpointError."""
+        return load_tensors(self.files(part), dtype)
+
+    def tokenizer(self, part: str = "tokenizer") -> Path:
+        """The folder of a tokenizer."""
+        return self.folder / part
+
+    @cached_property
+    def denoiser(self) -> str:
+        """The part that removes noise.  Raises CheckpointError when there is none."""
+        for part in DENOISERS:
+            if self.has(part):
+                return part
+        raise CheckpointError(
+            f"{self.name} has no unet folder (nor transformer); a checkpoint needs a denoiser, a vae and a text_encoder."
+        )
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text encoders, in order."""
+        return sorted(path.name for path in self.folder.glob("text_encoder*") if path.is_dir())
+
+    def class_of(self, part: str) -> str:
+        """The class that a part's config names."""
+        config = self.config(part)
+        return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
 
 
 @dataclass(frozen=True)
@@ -36,13 +106,25 @@ class Checkpoint:
     digest: str
     configs: dict[str, dict[str, Any]]
 
+    @property
+    def space(self) -> LatentSpace:
+        """The space of its latents."""
+        vae = self.configs["vae"]
+        channels = int(vae.get("latent_channels") or vae.get("z_dim") or 4)
+        widths = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [1, 1, 1, 1]
+        scaling, shift = float(vae.get("scaling_factor") or 1), float(vae.get("shift_factor") or 0)
+        standard = AUTOENCODERS.get((str(vae.get("_class_name")), channels, scaling, shift, widths[-1]))
+        return LatentSpace(channels, 2 ** (len(widths) - 1), standard or self.digest)
+
     def handles(self) -> tuple[Denoiser, TextEncoder, VAE]:
         """Handles on its three parts."""
         common = (self.name, self.digest, self.family, str(self.folder))
-        vae = self.configs["vae"]
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        space = LatentSpace(int(vae["latent_channels"]), factor, self.digest)
-        return Denoiser(*common), TextEncoder(*common), VAE(*common, space=space)
+        space = self.space
+        return (
+            Denoiser(*common, space=space, prompts=self.digest),
+            TextEncoder(*common, kind=self.digest),
+            VAE(*common, space=space),
+        )
 
 
 def folders(settings: Settings) -> Iterator[Path]:
@@ -59,7 +141,7 @@ def available(settings: Settings) -> list[str]:
             for folder in folders(settings)
             if folder.is_dir()
             for path in folder.iterdir()
-            if (path / "unet").is_dir() or (path / "model_index.json").is_file()
+            if any((path / part).is_dir() for part in DENOISERS) or (path / "model_index.json").is_file()
         }
     )
 
@@ -76,41 +158,50 @@ def find(name: str, settings: Settings) -> Checkpoint:
         if path.is_dir():
             return _read(name, path)
         if path.is_file():
-            raise CheckpointError(_refusal(path))
+            if path.suffix in PICKLES:
+                raise CheckpointError(refusal(path))
+            raise CheckpointError(f"{path.name} is a single file; only folders in the diffusers layout can be loaded.")
     hint = did_you_mean(name, available(settings)) or ""
     raise CheckpointError(f"there is no checkpoint {name!r} in the model folders. {hint}".rstrip())
 
 
-def _refusal(path: Path) -> str:
-    if path.suffix in PICKLES:
-        return (
-            f"{path.name} is a pickle, which can run code when it is opened; it is refused. "
-            "Convert it to safetensors with a tool that you trust."
-        )
-    return f"{path.name} is a single file; only folders in the diffusers layout can be loaded."
-
-
 def _read(name: str, folder: Path) -> Checkpoint:
-    configs = {part: _config(folder, part) for part in PARTS}
-    configs["scheduler"] = _json(folder / "scheduler" / "scheduler_config.json")
-    kinds = tuple(str(configs[p].get("_class_name") or (configs[p].get("architectures") or ["?"])[0]) for p in PARTS)
-    family = FAMILIES.get(kinds)  # pyright: ignore[reportArgumentType] - three parts, three names
+    source = Source(folder)
+    _check_index(folder)
+    denoiser = source.denoiser
+    for part in ("vae", "text_encoder"):
+        if not source.has(part):
+            raise CheckpointError(
+                f"{folder.name} has no {part} folder; a checkpoint needs a denoiser, a vae and a text_encoder."
+            )
+    parts = [denoiser, "vae", *source.texts]
+    configs = {part: source.config(part) for part in parts}
+    configs["scheduler"] = source.scheduler
+    seen = source.class_of(denoiser)
+    family = family_of(seen, configs[denoiser])
     if family is None:
-        known = "; ".join(" + ".join(classes) for classes in FAMILIES)
-        raise CheckpointError(f"{name} is of an unknown architecture: saw {' + '.join(kinds)}, know {known}.")
-    files = [weights(folder / part) for part in PARTS]
+        raise CheckpointError(
+            f"{name} is of an unknown architecture: its denoiser is a {seen}; known are {', '.join(FAMILIES)}."
+        )
+    files = [file for part in parts for file in source.files(part)]
     for file in files:
-        check_header(file)
+        read_header(file)
     sums = {str(f.relative_to(folder)): file_digest(f) for f in files}
     _check_sums(folder, sums)
     text = json.dumps({"configs": configs, "sums": sums, "words": _vocabulary(folder)}, sort_keys=True)
     return Checkpoint(name, folder, family, digest(text.encode()).hex(), configs)
 
 
-def _config(folder: Path, part: str) -> dict[str, Any]:
-    if not (folder / part).is_dir():
-        raise CheckpointError(f"{folder.name} has no {part} folder; a checkpoint needs {', '.join(PARTS)}.")
-    return _json(folder / part / "config.json")
+def _check_index(folder: Path) -> None:
+    """Refuse a checkpoint that asks for classes of anybody else's."""
+    if not (folder / "model_index.json").is_file():
+        return
+    for part, entry in _json(folder / "model_index.json").items():
+        if isinstance(entry, list) and entry and entry[0] not in (None, *LIBRARIES):
+            raise CheckpointError(
+                f"{folder.name}: the part {part} wants code from {str(entry[0])[:60]!r}; "
+                f"only classes of {' and '.join(LIBRARIES)} are loaded."
+            )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -124,39 +215,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _vocabulary(folder: Path) -> list[str]:
-    return [file_digest(path) for path in sorted((folder / "tokenizer").glob("*")) if path.is_file()]
+    return [file_digest(path) for path in sorted(folder.glob("tokenizer*/*")) if path.is_file()]
 
 
-def weights(folder: Path) -> Path:
-    """The safetensors file of a part.  Raises CheckpointError when there is none, or only a pickle."""
-    found = sorted(folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name))
-    if found:
-        return found[0]
-    pickled = [path for path in folder.iterdir() if path.suffix in PICKLES]
-    if pickled:
-        raise CheckpointError(_refusal(pickled[0]))
-    raise CheckpointError(f"{folder.parent.name}/{folder.name} holds no .safetensors file.")
-
-
-def check_header(path: Path) -> None:
-    """Refuse a file whose safetensors header and length do not agree: a download that broke off, or no weights."""
-    where = f"{path.parent.name}/{path.name}"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, HEADER_LIMIT):
-            raise CheckpointError(f"{where} is no safetensors file, or it is truncated: {size} bytes.")
-        try:
-            header = json.loads(file.read(length))
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            raise CheckpointError(f"{where}: the safetensors header is damaged.") from None
-    if missing := 8 + length + max(ends, default=0) - size:
-        what = f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many"
-        raise CheckpointError(f"{where} is truncated or damaged: {what}.")
-
-
-def _check_sums(folder: Path, sums: dict[str, str]) -> None:
+def _check_sums(folder: Path, sums: Mapping[str, str]) -> None:
     """A checkpoint may carry `checksums.json`; then a flipped bit is found out."""
     path = folder / "checksums.json"
     if path.is_file():

@@ -1,45 +1,123 @@
 """What every family of models offers, whatever its networks look like.
 
-A sampler knows one thing, `denoised = denoise(x, sigma)` in the variance-exploding space x = x0 + sigma * noise; nodes know
-three, the classes below.  What a network predicts, how it counts time, what else it wants to be told: all of
-that stays inside the family's adapter.
+A sampler knows one thing, `denoised = denoise(x, sigma)`; nodes know three, the classes below.  What a network predicts,
+how it counts time, how it packs latents, what else it wants to be told: all of that stays inside the family's adapter.
+
+A family is one module in `families/` with three classes, `Denoiser`, `Text` and `VAE`; each is made of a
+`Source`, a device and a number format.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from graphengine.diffusion.guidance import ClassifierFree, Guidance
+from graphengine.diffusion.sigmas import Schedule
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from graphengine.diffusion.sigmas import NoiseSchedule
     from graphengine.values import Conditioning
 
 
-class DenoiserAdapter(Protocol):
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """The conditioning of a batch on the device.
+
+    `features` `[B, N, D]`; `extras` `[B, ...]` each, `mask` `[B, N]` among them where lengths differ; `guidance` is
+    the scale for networks that are told it.
+    """
+
+    features: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    guidance: float = 1.0
+
+    @classmethod
+    def of(cls, conditioning: Conditioning, batch: int, device: str, guidance: float = 1.0) -> Prompts:
+        """One prompt for every picture of the batch, or one each.  Raises ValueError when numbers do not go together."""
+
+        def shared(tensor: Tensor) -> Tensor:
+            if tensor.shape[0] not in (1, batch):
+                raise ValueError(f"{tensor.shape[0]} prompts cannot be shared out over {batch} pictures.")
+            return tensor.to(device).expand(batch, *tensor.shape[1:])
+
+        extras = {name: shared(tensor) for name, tensor in conditioning.extras.items()}
+        return cls(shared(conditioning.features), extras, guidance)
+
+    def __add__(self, other: Prompts) -> Prompts:
+        """Both as one batch; the shorter is padded, and then both have a mask."""
+        length = max(self.features.shape[1], other.features.shape[1])
+        first, second = self._padded(length), other._padded(length)
+        if first.features.shape[1] != self.features.shape[1] or second.features.shape[1] != other.features.shape[1]:
+            first, second = first._masked(self.features.shape[1]), second._masked(other.features.shape[1])
+        extras = {name: torch.cat([tensor, second.extras[name]]) for name, tensor in first.extras.items()}
+        return replace(first, features=torch.cat([first.features, second.features]), extras=extras)
+
+    def _padded(self, length: int) -> Prompts:
+        missing = length - self.features.shape[1]
+        if not missing:
+            return self
+        features = torch.nn.functional.pad(self.features, (0, 0, 0, missing))
+        extras = dict(self.extras)
+        if "mask" in extras:
+            extras["mask"] = torch.nn.functional.pad(extras["mask"], (0, missing))
+        return replace(self, features=features, extras=extras)
+
+    def _masked(self, real: int) -> Prompts:
+        if "mask" in self.extras:
+            return self
+        mask = torch.zeros(self.features.shape[:2], dtype=torch.bool, device=self.features.device)
+        mask[:, :real] = True
+        return replace(self, extras={**self.extras, "mask": mask})
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What a text encoder makes of one prompt, on the CPU: features `[1, N, D]`, extras `[1, ...]`, the words cut off."""
+
+    features: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    cut: tuple[str, ...] = ()
+
+
+class DenoiserAdapter(ABC):
     """A loaded denoiser."""
 
-    schedule: NoiseSchedule
     device: str
+    schedule: Schedule
+    embeds_guidance: ClassVar[bool] = False
+    """Whether the network is told the guidance scale, instead of being run twice."""
 
-    def denoise(self, x: Tensor, sigma: Tensor, prompts: Tensor) -> Tensor:
+    def schedule_for(self, shape: tuple[int, ...]) -> Schedule:
+        """The noise levels for latents `[B, C, h, w]` of this shape."""
+        return self.schedule
+
+    def guidance(self, scale: float) -> Guidance:
+        """The family's classifier-free guidance."""
+        return ClassifierFree(scale)
+
+    @abstractmethod
+    def denoise(self, x: Tensor, sigma: Tensor, prompts: Prompts) -> Tensor:
         """Estimate of the clean latents.
 
         Args:
-            x: noisy latents float32 `[B, C, h, w]`, variance-exploding.
+            x: noisy latents float32 `[B, C, h, w]`; variance-exploding, or on the flow's straight line.
             sigma: 0-dim, the noise level of the whole batch.
-            prompts: features `[B, N, D]`.
+            prompts: of a batch of B.
         """
-        ...
 
 
 class TextAdapter(Protocol):
     """A loaded text encoder."""
 
-    def encode(self, text: str) -> tuple[Tensor, list[str]]:
-        """Features `[1, N, D]` on the CPU, and the words that did not fit."""
+    def encode(self, text: str) -> Encoded:
+        """A prompt as its denoiser reads it."""
         ...
 
 
@@ -55,24 +133,5 @@ class VAEAdapter(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The three parts of a checkpoint, loaded."""
-
-    denoiser: DenoiserAdapter
-    text: TextAdapter
-    vae: VAEAdapter
-
-
-def features(conditioning: Conditioning, batch: int) -> Tensor:
-    """A prompt's features for a batch: `[B, N, D]`, one prompt for all or one for each.
-
-    Raises:
-        ValueError: the numbers do not go together.
-    """
-    given = conditioning.features
-    if given.shape[0] == batch:
-        return given
-    if given.shape[0] != 1:
-        raise ValueError(f"{given.shape[0]} prompts cannot be shared out over {batch} pictures.")
-    return given.expand(batch, -1, -1)
+Part = Callable[..., DenoiserAdapter | TextAdapter | VAEAdapter]
+"""A class of a family's module: made of a source, a device and a number format."""

@@ -17,12 +17,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
+import transformers.utils.logging as transformers_log
 
 from graphengine.collector import uncollected
 from graphengine.errors import CheckpointError
+from graphengine.models.checkpoint import Source
 from graphengine.models.family import DenoiserAdapter, TextAdapter, VAEAdapter
 from graphengine.settings import Settings
 from graphengine.values import VAE, Denoiser, Handle, TextEncoder
+
+transformers_log.disable_progress_bar()
+transformers_log.set_verbosity_error()  # what is missing is told by `network`, in a sentence
 
 
 class ModelMemory:
@@ -51,6 +56,6 @@ class ModelMemory:
             if known is None:
                 with uncollected(freeze=True):
                     family = importlib.import_module(f"graphengine.models.families.{handle.family}")
-                    known = getattr(family, part)(Path(handle.folder), self.device, self.dtype)
+                    known = getattr(family, part)(Source(Path(handle.folder)), self.device, self.dtype)
                 self._parts[handle.digest, part] = known
         return known

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from graphengine.diffusion import guidance as guide
+from graphengine.diffusion.flow import PROBABILITY_FLOW, FlowSchedule, exploding, exploding_sigmas
 from graphengine.diffusion.masks import masked_denoise
 from graphengine.diffusion.noise import NoiseSource, batch_seeds
 from graphengine.diffusion.samplers import Denoise, sampler
 from graphengine.diffusion.sigmas import sigma_schedule
-from graphengine.models.family import DenoiserAdapter, features
+from graphengine.models.family import DenoiserAdapter, Prompts
 from graphengine.values import Conditioning, Guider, Latent, Mask
 
 Progress = Callable[[int, int, Tensor | None], None]
@@ -38,22 +39,24 @@ class Request:
 def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: Progress) -> Tensor:
     """Denoised samples `[B, C, h, w]` on the CPU.
 
-    With `denoise` 1 the latent is ignored and x starts at noise * sqrt(1 + sigma^2): unit variance in the
-    variance-preserving space, as diffusers starts.  Below 1 it starts at latent + sigma * noise.
+    With `denoise` 1 the latent is ignored and x starts at pure noise; below 1 it starts at the latent with the noise
+    of the first level.
     `progress(done, total, denoised)` is called after every step and may raise.
     """
     batch, *shape = latent.samples.shape
     noise = NoiseSource(batch_seeds(request.seed, batch), tuple(shape), model.device, torch.float32)
-    sigmas = sigma_schedule(request.schedule, model.schedule, request.steps, request.denoise)
+    schedule = model.schedule_for((batch, *shape))
+    sigmas = sigma_schedule(request.schedule, schedule, request.steps, request.denoise)
     clean = latent.samples.to(model.device, torch.float32)
-    start, first = noise(), float(sigmas[0])
-    if request.denoise == 1:
-        x = start * (1 + first**2) ** 0.5
-    else:
-        x = clean + start * first
+    drawn, first = noise(), float(sigmas[0])
+    x = schedule.start(drawn, first) if request.denoise == 1 else schedule.noised(clean, drawn, first)
     call = _guided(model, request, batch, sigmas)
     if latent.mask is not None:
-        call = masked_denoise(call, _latent_mask(latent.mask, clean), clean, start)
+        mask = _latent_mask(latent.mask, clean)
+        call = masked_denoise(call, mask, clean, lambda sigma: schedule.noised(clean, drawn, sigma))
+    if isinstance(schedule, FlowSchedule) and request.sampler not in PROBABILITY_FLOW:
+        call, sigmas = exploding(call), exploding_sigmas(sigmas)
+        x = x * (1 + float(sigmas[0]))
     total = len(sigmas) - 1
     progress(0, total, None)
     for step in sampler(request.sampler)(call, x, sigmas.to(model.device), noise):
@@ -64,32 +67,33 @@ def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: P
 
 def _guided(model: DenoiserAdapter, request: Request, batch: int, sigmas: Tensor) -> Denoise:
     """`denoise(x, sigma)` with the prompts built in; both branches go through the network as one batch."""
-    wanted = features(request.positive, batch).to(model.device)
-    guidance = _guidance(request.guider, sigmas)
+    wanted = Prompts.of(request.positive, batch, model.device, request.guider.scale)
+    if model.embeds_guidance:
+        return lambda x, sigma: model.denoise(x, sigma, wanted)
+    guidance = _guidance(model, request.guider, sigmas)
     if request.negative is None:
         if isinstance(guidance, guide.Plain):
             return lambda x, sigma: model.denoise(x, sigma, wanted)
         raise ValueError("guidance other than 1 needs a negative prompt; link `negative`, or set guidance to 1.")
-    unwanted = features(request.negative, batch).to(model.device)
-    both = torch.cat([wanted, unwanted])
+    both = wanted + Prompts.of(request.negative, batch, model.device, request.guider.scale)
 
     def call(x: Tensor, sigma: Tensor) -> Tensor:
         level = float(sigma)
         if not guidance.needs_unconditional(level):
             return model.denoise(x, sigma, wanted)
         conditional, unconditional = model.denoise(torch.cat([x, x]), sigma, both).chunk(2)
-        return guidance.combine(conditional, unconditional, level)
+        return guidance.combine(conditional, unconditional, x, level)
 
     return call
 
 
-def _guidance(guider: Guider, sigmas: Tensor) -> guide.Guidance:
+def _guidance(model: DenoiserAdapter, guider: Guider, sigmas: Tensor) -> guide.Guidance:
     if guider.scale == 1:
         return guide.Plain()
     if guider.rescale:
         inner: guide.Guidance = guide.Rescaled(guider.scale, guider.rescale)
     else:
-        inner = guide.ClassifierFree(guider.scale)
+        inner = model.guidance(guider.scale)
     if guider.start == 0 and guider.end == 1:
         return inner
     levels = sigmas[:-1].tolist()

@@ -98,9 +98,9 @@ def draw_prompts(memory: Any, handles: Any, captions: list[str], evaluation: Eva
 
     denoiser, encoder, vae = handles
     text = memory.text_encoder(encoder)
-    features = torch.cat([text.encode(words)[0] for words in captions])
-    positive = Conditioning(features, encoder.digest)
-    negative = Conditioning(text.encode("")[0], encoder.digest)
+    features = torch.cat([text.encode(words).features for words in captions])
+    positive = Conditioning(features, encoder.kind)
+    negative = Conditioning(text.encode("").features, encoder.kind)
     shape = (len(captions), vae.space.channels, 8, 8)
     latent = Latent(torch.zeros(shape), vae.space, empty=True)
     guider = Guider(evaluation.guidance)

@@ -68,8 +68,8 @@ def _write_part(part: Any, folder: Path, name: str) -> None:
     tensors = {key: value.to(torch.float16).contiguous() for key, value in part.state_dict().items()}
     save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
     config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    config = {k: v for k, v in config.items() if k not in ("_use_default_values", "_name_or_path")}
     if hasattr(part, "register_to_config"):
-        config = {k: v for k, v in config.items() if k not in ("_use_default_values", "_name_or_path")}
         config["_class_name"] = type(part).__name__
     else:
         config["architectures"] = [type(part).__name__]

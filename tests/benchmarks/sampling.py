@@ -43,7 +43,7 @@ def ours() -> Side:
     assert vae.space
     space, memory = vae.space, ModelMemory(settings)
     text, model = memory.text_encoder(encoder), memory.denoiser(denoiser)
-    wanted, unwanted = (Conditioning(text.encode(words)[0], encoder.digest) for words in (PROMPT, ""))
+    wanted, unwanted = (Conditioning(text.encode(words).features, encoder.kind) for words in (PROMPT, ""))
 
     def latents(batch: int, steps: int) -> Tensor:
         request = Request(wanted, unwanted, Guider(GUIDANCE), 0, steps, "dpmpp_2m", "simple")

@@ -1,0 +1,45 @@
+"""CLIP text encoders, alone or as one of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphengine.models.checkpoint import Source
+from graphengine.models.network import transformers_network
+
+
+class ClipEncoder:
+    """Tokenizer and CLIPTextModel (or CLIPTextModelWithProjection) of a checkpoint."""
+
+    def __init__(self, source: Source, part: str, tokenizer: str, device: str, dtype: torch.dtype):
+        from transformers.models.clip.configuration_clip import CLIPTextConfig
+        from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+        from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+        projects = source.class_of(part) == "CLIPTextModelWithProjection"
+        self._tokenizer: Any = CLIPTokenizer.from_pretrained(source.tokenizer(tokenizer), local_files_only=True)
+        self.network: Any = transformers_network(
+            CLIPTextModelWithProjection if projects else CLIPTextModel,
+            CLIPTextConfig(**source.config(part)),
+            source.tensors(part, dtype),
+            f"{source.name}/{part}",
+            device,
+            dtype,
+        )
+        self._device = device
+        self._length = min(int(self.network.config.max_position_embeddings), int(self._tokenizer.model_max_length))
+
+    def tokens(self, text: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Token ids `[1, 77]`, padded, and the words that did not fit."""
+        made = self._tokenizer(text, padding="max_length", max_length=self._length, truncation=True)
+        every = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        cut = self._tokenizer.convert_ids_to_tokens(every[self._length - 2 :])
+        return torch.tensor([made["input_ids"]]), tuple(token.removesuffix("</w>") for token in cut)
+
+    @torch.no_grad()
+    def run(self, ids: Tensor) -> Any:
+        """The network's output with all hidden states."""
+        return self.network(input_ids=ids.to(self._device), output_hidden_states=True)
