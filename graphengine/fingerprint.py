@@ -8,6 +8,7 @@ A node with `cached=False` gets a random key, which salts everything behind it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -24,6 +25,8 @@ from graphengine.node import Node, NodeInfo
 from graphengine.settings import Settings
 
 SIZE = 16
+LARGE = 64 * 2**20
+"""Bytes from which on a file's digest is worth remembering between processes."""
 NUMERIC_ROOMS = ("diffusion", "models")
 
 
@@ -33,7 +36,7 @@ def digest(*parts: bytes) -> bytes:
 
 
 def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes, as hexadecimal text; remembered by path, inode, size and time of change."""
+    """SHA-256 of a file's bytes, as hexadecimal text; remembered by path, inode, size and time of change."""
     status = path.stat()
     return _file_digest(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -41,8 +44,27 @@ def file_digest(path: Path) -> str:
 @lru_cache(maxsize=4096)
 def _file_digest(path: str, inode: int, size: int, changed: int) -> str:
     with open(path, "rb") as file:
-        made = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=SIZE))
-    return made.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_digest(path: Path, folder: Path) -> str:
+    """`file_digest` of a large file, remembered in `folder` so that the next process need not read gigabytes again."""
+    status = path.stat()
+    if status.st_size < LARGE:
+        return file_digest(path)
+    note = folder / "digests" / f"{digest(str(path.resolve()).encode()).hex()}.json"
+    facts = [status.st_ino, status.st_size, status.st_mtime_ns]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(note.read_text())
+        if known["facts"] == facts:
+            return str(known["sha256"])
+    made = file_digest(path)
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        beside = note.with_name(f"{note.name}.{os.getpid()}")
+        beside.write_text(json.dumps({"facts": facts, "sha256": made}))
+        beside.replace(note)
+    return made
 
 
 @lru_cache(maxsize=4096)

@@ -16,8 +16,8 @@ This room imports neither torch nor numpy at run time: arrays are typed for read
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic_core import core_schema
 
@@ -165,6 +165,17 @@ class Guider(Value):
 
 
 @dataclass(frozen=True)
+class Patch(Value, stored=False):
+    """Something put on top of weights: its kind (`lora`, `clip_skip`, ...), file and digest, and its numbers."""
+
+    kind: str
+    name: str
+    values: tuple[float, ...] = ()
+    digest: str = ""
+    place: str = field(default="", repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Handle(Value, stored=False):
     """A name for weights: the checkpoint's folder and digest, and the part that is meant.
 
@@ -175,7 +186,12 @@ class Handle(Value, stored=False):
     digest: str
     family: str
     folder: str = field(repr=False, compare=False)
-    patches: tuple[Any, ...] = ()
+    patches: tuple[Patch, ...] = ()
+
+    def patched(self, patch: Patch) -> Self:
+        """A handle on the same weights with one more patch; the order in which patches were added plays no role."""
+        patches = sorted((*self.patches, patch), key=lambda each: (each.kind, each.digest, each.values, each.name))
+        return replace(self, patches=tuple(patches))
 
 
 @dataclass(frozen=True)
@@ -206,7 +222,7 @@ class VAE(Handle, stored=False):
 
 @dataclass(frozen=True)
 class File(Value):
-    """Something that a node wrote: absolute path, size in bytes, and the blake2b digest of its bytes."""
+    """Something that a node wrote: absolute path, size in bytes, and the SHA-256 of its bytes."""
 
     path: str
     bytes: int

@@ -8,9 +8,10 @@ that adds noise or works in log sigma is run in the coordinates of `exploding`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,16 +30,29 @@ class FlowSchedule:
     """The noise levels of a flow model.
 
     `shift` pushes them towards noise (Esser et al. 2024, eq. 23): s -> shift s / (1 + (shift - 1) s).  `top` is the
-    level that sampling starts from.
+    level that sampling starts from.  With `terminal` the levels of a run are stretched so that its last step begins there.
     """
 
     shift: float = 1.0
     top: float = 1.0
+    terminal: float | None = None
 
     @classmethod
     def exponential(cls, mu: float) -> FlowSchedule:
         """The shift e^mu, as models have it that make mu of the number of tokens."""
         return cls(math.exp(mu))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tokens: int = 0) -> FlowSchedule:
+        """Read a diffusers `scheduler_config.json`; where it says so, the shift grows with the number of tokens."""
+        terminal = config.get("shift_terminal")
+        if not config.get("use_dynamic_shifting"):
+            return cls(float(config.get("shift", 1.0)), terminal=terminal)
+        fewest, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        least, greatest = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        mu = least + (tokens - fewest) * (greatest - least) / (most - fewest)
+        linear = config.get("time_shift_type") == "linear"
+        return cls(mu if linear else math.exp(mu), terminal=terminal)
 
     def shifted(self, levels: Tensor) -> Tensor:
         return self.shift * levels / (1 + (self.shift - 1) * levels)
@@ -66,7 +80,10 @@ class FlowSchedule:
 
     def trailing(self, steps: int) -> Tensor:
         """Equal steps from the top, shifted: float64 `[steps]`, falling."""
-        return self.shifted(self.top * (1 - torch.arange(steps, dtype=torch.float64) / steps))
+        levels = self.shifted(self.top * (1 - torch.arange(steps, dtype=torch.float64) / steps))
+        if not self.terminal or steps == 1:
+            return levels
+        return 1 - (1 - levels) * (1 - self.terminal) / (1 - levels[-1])
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         """x of pure noise at the first level."""
@@ -87,8 +104,10 @@ def exploding(denoise: Denoise) -> Denoise:
 
 
 def exploding_sigmas(sigmas: Tensor) -> Tensor:
-    """Levels of a flow in variance-exploding coordinates; the last stays 0."""
-    levels = sigmas.clamp(max=NEAR_ONE)
+    """Levels of a flow in variance-exploding coordinates; a first level of 1 is lowered, the last stays 0."""
+    levels = sigmas.clone()
+    if levels[0] == 1:
+        levels[0] = max(NEAR_ONE, float(1 + levels[1]) / 2)
     return levels / (1 - levels)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -71,11 +72,12 @@ class Rescaled:
 class NormKept:
     """Classifier-free guidance on the velocity (or noise), brought back to the length of the conditional one.
 
-    Lengths are taken along the channels that `axes` names, per latent cell by default (Qwen-Image, Lumina 2).
+    Lengths are taken along what `axes` names, by default the channels, and there over `patch` x `patch` cells together.
     """
 
     scale: float
     axes: tuple[int, ...] = (1,)
+    patch: int = 1
 
     def needs_unconditional(self, sigma: float) -> bool:
         return self.scale != 1
@@ -83,8 +85,14 @@ class NormKept:
     def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
         wanted, unwanted = (x - conditional) / sigma, (x - unconditional) / sigma
         guided = unwanted + self.scale * (wanted - unwanted)
-        length = guided.norm(dim=self.axes, keepdim=True).clamp(min=1e-12)
-        return x - sigma * guided * (wanted.norm(dim=self.axes, keepdim=True) / length)
+        return x - sigma * guided * (self._length(wanted) / self._length(guided).clamp(min=1e-12))
+
+    def _length(self, velocity: Tensor) -> Tensor:
+        lengths = velocity.norm(dim=self.axes, keepdim=True)
+        if self.patch == 1:
+            return lengths
+        means = torch.nn.functional.avg_pool2d(lengths.square(), self.patch)
+        return (means * self.patch**2).sqrt().repeat_interleave(self.patch, -2).repeat_interleave(self.patch, -1)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphengine.models.checkpoint import Source
 from graphengine.models.network import diffusers_network
+from graphengine.models.source import Source
 
 
 class KLAutoencoder:

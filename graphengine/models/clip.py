@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphengine.models.checkpoint import Source
 from graphengine.models.network import transformers_network
+from graphengine.models.source import Source
 
 
 class ClipEncoder:
@@ -20,7 +20,9 @@ class ClipEncoder:
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
         projects = source.class_of(part) == "CLIPTextModelWithProjection"
-        self._tokenizer: Any = CLIPTokenizer.from_pretrained(source.tokenizer(tokenizer), local_files_only=True)
+        self._tokenizer: Any = CLIPTokenizer.from_pretrained(
+            source.tokenizer(tokenizer), local_files_only=True, **source.tokenizer_options(tokenizer)
+        )
         self.network: Any = transformers_network(
             CLIPTextModelWithProjection if projects else CLIPTextModel,
             CLIPTextConfig(**source.config(part)),
@@ -30,6 +32,8 @@ class ClipEncoder:
             dtype,
         )
         self._device = device
+        self.skip = 0
+        """Layers left out at the end."""
         self._length = min(int(self.network.config.max_position_embeddings), int(self._tokenizer.model_max_length))
 
     def tokens(self, text: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -38,6 +42,15 @@ class ClipEncoder:
         every = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         cut = self._tokenizer.convert_ids_to_tokens(every[self._length - 2 :])
         return torch.tensor([made["input_ids"]]), tuple(token.removesuffix("</w>") for token in cut)
+
+    @torch.no_grad()
+    def features(self, ids: Tensor) -> Tensor:
+        """The last layer's states, or an earlier one's, normalised: `[1, 77, D]` on the CPU."""
+        output = self.run(ids)
+        if not self.skip:
+            return output.last_hidden_state.cpu()
+        inner = getattr(self.network, "text_model", self.network)
+        return inner.final_layer_norm(output.hidden_states[-1 - self.skip]).cpu()
 
     @torch.no_grad()
     def run(self, ids: Tensor) -> Any:

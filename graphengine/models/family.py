@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graphengine.values import Conditioning
+
+
+NEGATIVE = "negative."
+"""Begins the names of extras that take the place of others where a prompt is the negative one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +43,23 @@ class Prompts:
     guidance: float = 1.0
 
     @classmethod
-    def of(cls, conditioning: Conditioning, batch: int, device: str, guidance: float = 1.0) -> Prompts:
-        """One prompt for every picture of the batch, or one each.  Raises ValueError when numbers do not go together."""
+    def of(
+        cls, conditioning: Conditioning, batch: int, device: str, guidance: float = 1.0, negative: bool = False
+    ) -> Prompts:
+        """One prompt for every picture of the batch, or one each.  Raises ValueError when numbers do not go together.
+
+        A negative prompt is read from the extras `negative.features`, `negative.mask`, ... where its family has them.
+        """
 
         def shared(tensor: Tensor) -> Tensor:
             if tensor.shape[0] not in (1, batch):
                 raise ValueError(f"{tensor.shape[0]} prompts cannot be shared out over {batch} pictures.")
             return tensor.to(device).expand(batch, *tensor.shape[1:])
 
-        extras = {name: shared(tensor) for name, tensor in conditioning.extras.items()}
-        return cls(shared(conditioning.features), extras, guidance)
+        parts = {"features": conditioning.features, **conditioning.extras}
+        turned = {name.removeprefix(NEGATIVE): parts.pop(name) for name in list(parts) if name.startswith(NEGATIVE)}
+        extras = {name: shared(tensor) for name, tensor in (parts | turned if negative else parts).items()}
+        return cls(extras.pop("features"), extras, guidance)
 
     def __add__(self, other: Prompts) -> Prompts:
         """Both as one batch; the shorter is padded, and then both have a mask."""
@@ -91,7 +102,7 @@ class DenoiserAdapter(ABC):
 
     device: str
     schedule: Schedule
-    embeds_guidance: ClassVar[bool] = False
+    embeds_guidance: bool = False
     """Whether the network is told the guidance scale, instead of being run twice."""
 
     def schedule_for(self, shape: tuple[int, ...]) -> Schedule:

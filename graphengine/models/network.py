@@ -7,8 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from graphengine.errors import CheckpointError
+
+SMALL = 50_000_000
+"""Parameters of a network whose copy costs nothing."""
+
+
+class _Unallocated(TorchFunctionMode):
+    """Parameters begin without memory; buffers, which are computed and lie in no file, are made as ever."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
 
 
 def diffusers_network(
@@ -19,24 +31,18 @@ def diffusers_network(
     Raises:
         CheckpointError: the weights do not fit the config.
     """
-    with torch.device("meta"):
+    with _Unallocated():
         model = model_class.from_config(dict(config))
     _fill(model, tensors, where)
-    for name, buffer in model.named_buffers():
-        if buffer.is_meta:  # what is computed and not stored, such as positional embeddings
-            _real_buffers(model, model_class, config, name)
-            break
-    layout = torch.channels_last if any(p.ndim == 4 for p in model.parameters()) else torch.preserve_format
+    layout = torch.channels_last if _gains(model, device) else torch.preserve_format
     return model.to(device=device, memory_format=layout).eval().requires_grad_(False)
 
 
-def _real_buffers(model: Any, model_class: Any, config: Mapping[str, Any], name: str) -> None:
-    """Compute the buffers that no file holds: a second model is made for them, and dropped."""
-    real = dict(model_class.from_config(dict(config)).named_buffers())
-    for path, buffer in list(model.named_buffers()):
-        if buffer.is_meta:
-            owner, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, real[path])
+def _gains(model: Any, device: str) -> bool:
+    """Whether channels-last convolutions are worth the copy of the weights: on a CPU for small networks only."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    ranks = {parameter.ndim for parameter in model.parameters()}
+    return 4 in ranks and 5 not in ranks and (device != "cpu" or size < SMALL)  # films have rank 5, and no such layout
 
 
 def _fill(model: Any, tensors: dict[str, Tensor], where: str) -> None:

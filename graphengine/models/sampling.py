@@ -75,7 +75,7 @@ def _guided(model: DenoiserAdapter, request: Request, batch: int, sigmas: Tensor
         if isinstance(guidance, guide.Plain):
             return lambda x, sigma: model.denoise(x, sigma, wanted)
         raise ValueError("guidance other than 1 needs a negative prompt; link `negative`, or set guidance to 1.")
-    both = wanted + Prompts.of(request.negative, batch, model.device, request.guider.scale)
+    both = wanted + Prompts.of(request.negative, batch, model.device, request.guider.scale, negative=True)
 
     def call(x: Tensor, sigma: Tensor) -> Tensor:
         level = float(sigma)

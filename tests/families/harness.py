@@ -38,6 +38,9 @@ class Case:
     latents: Callable[[Any, str, str], Tensor]
     decode: Callable[[Any, Tensor], np.ndarray]
     size: int = 64
+    height: int | None = None
+    """Of the picture, where it is no square of `size`."""
+    unwanted: str = NEGATIVE
     sampler: str = "euler"
     schedule: str = "simple"
     guidance: float = 3.0
@@ -76,7 +79,7 @@ def compare(case: Case, folder: Path) -> Found:
     if hasattr(pipe, "set_progress_bar_config"):
         pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        theirs = case.latents(pipe, PROMPT, NEGATIVE).float()
+        theirs = case.latents(pipe, PROMPT, case.unwanted).float()
         pixels = case.decode(pipe, theirs)
     ours, picture = run(case, folder, PROMPT)
     controls = [error(run(case, folder, OTHER)[0], theirs), error(run(case, folder, PROMPT, STEPS + 1)[0], theirs)]
@@ -101,10 +104,10 @@ def run(case: Case, folder: Path, prompt: str, steps: int = STEPS) -> tuple[Tens
     nodes = {
         "load": {"type": "LoadCheckpoint", "inputs": {"checkpoint": "model"}},
         "positive": {"type": "EncodeText", "inputs": encode | {"text": prompt}},
-        "negative": {"type": "EncodeText", "inputs": encode | {"text": NEGATIVE}},
+        "negative": {"type": "EncodeText", "inputs": encode | {"text": case.unwanted}},
         "empty": {
             "type": "EmptyLatent",
-            "inputs": {"vae": {"from": "load.vae"}, "width": case.size, "height": case.size},
+            "inputs": {"vae": {"from": "load.vae"}, "width": case.size, "height": case.height or case.size},
         },
         "sample": {"type": "Sampler", "inputs": sampler},
         "decode": {

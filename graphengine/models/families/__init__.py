@@ -28,4 +28,6 @@ def family_of(denoiser: str, config: Mapping[str, Any]) -> str | None:
     """The family of a denoiser's class and config; None when it is not known."""
     if denoiser == "UNet2DConditionModel" and config.get("addition_embed_type") == "text_time":
         return "stable_diffusion_xl"
+    if denoiser == "Transformer2DModel" and config.get("norm_type") == "ada_norm_single":
+        return "pixart"
     return FAMILIES.get(denoiser)

@@ -12,10 +12,10 @@ from torch import Tensor
 from graphengine.diffusion.forward import denoised_from, scale_input
 from graphengine.diffusion.sigmas import NoiseSchedule
 from graphengine.models.autoencoder import KLAutoencoder
-from graphengine.models.checkpoint import Source
 from graphengine.models.clip import ClipEncoder
 from graphengine.models.family import DenoiserAdapter, Encoded, Prompts
 from graphengine.models.network import diffusers_network
+from graphengine.models.source import Source
 
 VAE = KLAutoencoder
 
@@ -54,4 +54,4 @@ class Text:
 
     def encode(self, text: str) -> Encoded:
         ids, cut = self._encoder.tokens(text)
-        return Encoded(self._encoder.run(ids).last_hidden_state.cpu(), cut=cut)
+        return Encoded(self._encoder.features(ids), cut=cut)

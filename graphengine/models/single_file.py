@@ -1,0 +1,115 @@
+"""A checkpoint in one safetensors file, as people share them: told by its tensors, with configs that ship with the engine.
+
+The file holds no config and no tokenizer.  What it is follows from names and shapes in its header; the configs of
+the published models lie in `configs/`, CLIP's tokenizer in `tokenizers/clip`.  Nothing is looked up anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import CheckpointError
+from graphengine.models import ldm
+from graphengine.models.source import Source
+from graphengine.models.weights import TensorInfo, load_tensors, read_header
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+HERE = Path(__file__).parent
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TEXTS = {
+    "sd1": {"text_encoder": "cond_stage_model.transformer."},
+    "sd2": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
+}
+"""Where the text encoders of a model lie in its file."""
+WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
+"""Models by the width of the text features that their U-Net reads."""
+
+
+class SingleFile(Source):
+    """The parts of a single file.  Raises CheckpointError when it is damaged, or nothing that is known."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.stem
+
+    @cached_property
+    def header(self) -> dict[str, TensorInfo]:
+        """Names, formats and shapes of the tensors."""
+        return read_header(self.folder)
+
+    @cached_property
+    def model(self) -> str:
+        """The published model that it is a version of."""
+        return model_of(self.header, self.folder.name)
+
+    @cached_property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """Configs of its parts and of its scheduler."""
+        made = json.loads((HERE / "configs" / f"{self.model}.json").read_text(encoding="utf-8"))
+        made["unet"]["in_channels"] = self.header[f"{UNET}input_blocks.0.0.weight"].shape[1]
+        if "v_pred" in self.header:  # how files of this prediction are marked
+            made["scheduler"]["prediction_type"] = "v_prediction"
+        return made
+
+    def has(self, part: str) -> bool:
+        return part in self.configs and part != "scheduler"
+
+    def config(self, part: str) -> dict[str, Any]:
+        return dict(self.configs[part])
+
+    @cached_property
+    def scheduler(self) -> dict[str, Any]:
+        return self.configs["scheduler"]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return list(TEXTS[self.model])
+
+    def files(self, part: str) -> list[Path]:
+        return [self.folder]
+
+    def tokenizer(self, part: str = "tokenizer") -> Path:
+        return HERE / "tokenizers" / "clip"
+
+    def tokenizer_options(self, part: str = "tokenizer") -> dict[str, Any]:
+        padded_with_zeros = part == "tokenizer_2" or self.model == "sd2"
+        return {"pad_token": "!"} if padded_with_zeros else {}
+
+    def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        if part == "unet":
+            return ldm.renamed(load_tensors([self.folder], dtype, UNET), ldm.unet_table(self.configs["unet"]))
+        if part == "vae":
+            return ldm.renamed(load_tensors([self.folder], dtype, VAE), ldm.vae_table(self.configs["vae"]))
+        prefix = TEXTS[self.model][part]
+        found = load_tensors([self.folder], dtype, prefix)
+        return ldm.open_clip(found) if prefix.endswith(".model.") else found
+
+
+def model_of(header: Mapping[str, TensorInfo], name: str) -> str:
+    """Which published model a file holds, told by its tensors.  Raises CheckpointError with what was seen."""
+    widths = [
+        info.shape[1]
+        for key, info in header.items()
+        if key.startswith(UNET) and key.endswith("attn2.to_k.weight") and len(info.shape) == 2
+    ]
+    model = WIDTHS.get(widths[0]) if widths else None
+    if model is None:
+        seen = ", ".join(f"{key} {list(header[key].shape)}" for key in list(header)[:3])
+        told = f"its text features are {widths[0]} wide" if widths else f"it begins with {seen or 'no tensor at all'}"
+        raise CheckpointError(f"{name} is of an unknown architecture: {told}. Known are {', '.join(TEXTS)}.")
+    for prefix in (f"{UNET}input_blocks.0.0.weight", f"{VAE}decoder.conv_in.weight", *TEXTS[model].values()):
+        if not any(key.startswith(prefix) for key in header):
+            raise CheckpointError(f"{name} looks like {model}, but lacks {prefix}*: it is not a whole checkpoint.")
+    return model

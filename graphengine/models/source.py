@@ -1,0 +1,98 @@
+"""Where the parts of a checkpoint lie: a folder in the diffusers layout.
+
+A *part* has a config and weights: `unet` or `transformer`, `vae`, `text_encoder`, ...  Adapters ask a source for these by
+part and never open a file themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import CheckpointError
+from graphengine.models.weights import load_tensors, weight_files
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DENOISERS = ("unet", "transformer")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a checkpoint, as a family's adapters read them."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """What `model_index.json` says beside naming the parts; empty where there is none.  Raises CheckpointError."""
+        path = self.folder / "model_index.json"
+        said = read_json(path) if path.is_file() else {}
+        return {name: value for name, value in said.items() if not name.startswith("_") and not isinstance(value, list)}
+
+    def has(self, part: str) -> bool:
+        return (self.folder / part).is_dir()
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The `config.json` of a part.  Raises CheckpointError."""
+        return read_json(self.folder / part / "config.json")
+
+    @cached_property
+    def scheduler(self) -> dict[str, Any]:
+        """The `scheduler_config.json`.  Raises CheckpointError."""
+        return read_json(self.folder / "scheduler" / "scheduler_config.json")
+
+    def files(self, part: str) -> list[Path]:
+        """The weights of a part.  Raises CheckpointError."""
+        return weight_files(self.folder / part)
+
+    def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights of a part by name, in the names of diffusers or transformers.  Raises CheckpointError."""
+        return load_tensors(self.files(part), dtype)
+
+    def tokenizer(self, part: str = "tokenizer") -> Path:
+        """The folder of a tokenizer."""
+        return self.folder / part
+
+    def tokenizer_options(self, part: str = "tokenizer") -> dict[str, Any]:
+        """What its config does not say."""
+        return {}
+
+    @cached_property
+    def denoiser(self) -> str:
+        """The part that removes noise.  Raises CheckpointError when there is none."""
+        for part in DENOISERS:
+            if self.has(part):
+                return part
+        raise CheckpointError(
+            f"{self.name} has no unet folder (nor transformer); a checkpoint needs a denoiser, a vae and a text_encoder."
+        )
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text encoders, in order."""
+        return sorted(path.name for path in self.folder.glob("text_encoder*") if path.is_dir())
+
+    def class_of(self, part: str) -> str:
+        """The class that a part's config names."""
+        config = self.config(part)
+        return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.parent.name}/{path.name} cannot be read: {error}.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path.parent.name}/{path.name} is not an object.")
+    return document
