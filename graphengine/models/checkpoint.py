@@ -55,8 +55,9 @@ class Checkpoint:
         widths = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [1, 1, 1, 1]
         scaling, shift = float(vae.get("scaling_factor") or 1), float(vae.get("shift_factor") or 0)
         standard = AUTOENCODERS.get((str(vae.get("_class_name")), channels, scaling, shift, widths[-1]))
-        rows, columns = vae.get("patch_size") or (1, 1)  # of latents that are normalised in patches
-        return LatentSpace(channels * rows * columns, 2 ** (len(widths) - 1) * rows, standard or self.digest)
+        patch = vae.get("patch_size")
+        side = int(patch[0]) if isinstance(patch, list) else 1  # of patches that latents are normalised in
+        return LatentSpace(channels * side**2, 2 ** (len(widths) - 1) * side, standard or self.digest)
 
     def handles(self) -> tuple[Denoiser, TextEncoder, VAE]:
         """Handles on its three parts."""

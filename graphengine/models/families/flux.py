@@ -18,7 +18,7 @@ from graphengine.models.autoencoder import KLAutoencoder
 from graphengine.models.clip import ClipEncoder
 from graphengine.models.family import DenoiserAdapter, Encoded, Prompts
 from graphengine.models.network import diffusers_network
-from graphengine.models.patches import pack, patch_count, unpack
+from graphengine.models.packing import pack, patch_count, unpack
 from graphengine.models.source import Source
 from graphengine.models.t5 import T5Encoder
 

@@ -17,7 +17,7 @@ from graphengine.models.autoencoder import KLAutoencoder
 from graphengine.models.family import NEGATIVE, DenoiserAdapter, Encoded, Prompts
 from graphengine.models.language import LanguageModel
 from graphengine.models.network import diffusers_network
-from graphengine.models.patches import patch_count
+from graphengine.models.packing import patch_count
 from graphengine.models.source import Source
 
 ANNOUNCED = (

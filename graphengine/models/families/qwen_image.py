@@ -18,7 +18,7 @@ from graphengine.models.autoencoder import to_pixels, to_signal
 from graphengine.models.family import DenoiserAdapter, Encoded, Prompts
 from graphengine.models.language import LanguageModel
 from graphengine.models.network import diffusers_network
-from graphengine.models.patches import pack, patch_count, unpack
+from graphengine.models.packing import pack, patch_count, unpack
 from graphengine.models.source import Source
 
 BEFORE = (
