@@ -40,6 +40,9 @@ class Settings(BaseModel):
         default_factory=lambda: (_data("plugins"),), description="where plugins are looked for"
     )
     memory_budget: int = Field(default=2 * GIB, ge=0, description="bytes of outputs kept in memory")
+    model_budget: int = Field(
+        default=0, ge=0, description="bytes of weights kept loaded; 0 for four fifths of the device's memory"
+    )
     disk_budget: int = Field(default=10 * GIB, ge=0, description="bytes of outputs kept on disk; 0 for none")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps")
     dtype: str = Field(

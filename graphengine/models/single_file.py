@@ -80,6 +80,10 @@ class SingleFile(Source):
     def files(self, part: str) -> list[Path]:
         return [self.folder]
 
+    def numbers(self, role: str) -> int:
+        starts = {"denoiser": (UNET,), "vae": (VAE,), "text": tuple(TEXTS[self.model].values())}[role]
+        return sum(info.numbers for name, info in self.header.items() if name.startswith(starts))
+
     def tokenizer(self, part: str = "tokenizer") -> Path:
         return HERE / "tokenizers" / "clip"
 

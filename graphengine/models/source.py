@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import CheckpointError
-from graphengine.models.weights import load_tensors, weight_files
+from graphengine.models.weights import load_tensors, read_header, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,12 @@ class Source:
     def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """The weights of a part by name, in the names of diffusers or transformers.  Raises CheckpointError."""
         return load_tensors(self.files(part), dtype)
+
+    def numbers(self, role: str) -> int:
+        """How many numbers the weights of a role hold: denoiser, vae, or text (all encoders).  Raises CheckpointError."""
+        parts = {"denoiser": [self.denoiser], "vae": ["vae"], "text": self.texts}[role]
+        headers = [read_header(file) for part in parts for file in self.files(part)]
+        return sum(info.numbers for header in headers for info in header.values())
 
     def tokenizer(self, part: str = "tokenizer") -> Path:
         """The folder of a tokenizer."""
