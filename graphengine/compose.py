@@ -24,6 +24,11 @@ class Models:
         self._settings = settings
         self._memory: Any = None
 
+    def release(self) -> None:
+        """Let go of all weights, where any were loaded."""
+        if self._memory is not None:
+            self._memory.release()
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -56,6 +56,14 @@ class NodeProgress(Event):
     preview: Any = None
 
 
+class NodeNote(Event):
+    """Something was done otherwise than asked, and the run goes on: it ran out of memory, for example."""
+
+    event: Literal["node_note"] = "node_note"
+    node: str
+    note: str
+
+
 class NodeFinished(Event):
     event: Literal["node_finished"] = "node_finished"
     node: str
@@ -83,7 +91,13 @@ class RunCancelled(Event):
 
 
 AnyEvent = Annotated[
-    Queued | Planned | NodeStarted | NodeProgress | NodeFinished | NodeFailed | RunFinished | RunFailed | RunCancelled,
+    Queued
+    | Planned
+    | NodeStarted
+    | NodeProgress
+    | NodeNote
+    | NodeFinished
+    | NodeFailed | RunFinished | RunFailed | RunCancelled,
     Field(discriminator="event"),
 ]
 _events: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent, config=None)

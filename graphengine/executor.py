@@ -37,6 +37,11 @@ from graphengine.workflow import Link, NodeSpec, Workflow
 
 logger = logging.getLogger(__name__)
 PREVIEW_SECONDS = 0.25
+FRUGAL = (
+    "out of memory: all other models are let go of, and it is tried again.",
+    "out of memory again: it is done in smaller pieces.",
+)
+"""What is told before a node is tried again; see `Context.frugal`."""
 
 
 class Execution:
@@ -54,7 +59,11 @@ class Execution:
         self.tools, self.cache, self.journal = tools, cache, journal
         self._previews, self._next_preview = previews, 0.0
         self.cancelled = cancelled
-        self.services = Services(tools.settings, tools.models, recipe, self._report, cancelled, tools.find_workflow)
+        self.notes: dict[str, list[str]] = {}
+        self._recipe = recipe
+        self.services = Services(
+            tools.settings, tools.models, self.recipe, self._report, cancelled, tools.find_workflow, self._note
+        )
         self._item = (0, 1)
         self._began = 0.0
         self._frames: list[Frame] = []
@@ -152,16 +161,15 @@ class Execution:
             except ValidationError as error:
                 raise self._fail(name, wrong_input(name, error), error) from error
             guard = Guard(inputs) if info.plugin != "graphengine" else None
-            context = Context(name, self.services)
             lane = self.tools.lanes.get(info.facts.lane)
             if lane is None:
                 self._began = time.perf_counter()
-                result = node.run(context)
+                result = self._tried(node, name)
             else:
                 self._enter(lane)
                 try:
                     self._began = time.perf_counter()  # waiting for the lane is no work of the node's
-                    result = node.run(context)
+                    result = self._tried(node, name)
                 finally:
                     lane.release()
             if guard and (changed := guard.changed()):
@@ -181,6 +189,27 @@ class Execution:
             message = f"{info.name} must return its Outputs, got {type(result).__name__}."
             raise self._fail(name, Problem("wrong_output", message, name, hint="return self.Outputs(...)"), None)
         return result
+
+    def _tried(self, node: Any, name: str) -> Any:
+        """Run a node; when memory runs out, again and more frugally."""
+        for frugal, note in enumerate(FRUGAL):
+            try:
+                return node.run(Context(name, self.services, frugal))
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            logger.warning("node %s: %s", name, note)
+            self._note(name, note)
+            self.tools.models.release()
+        return node.run(Context(name, self.services, len(FRUGAL)))
+
+    def _note(self, node: str, text: str) -> None:
+        self.notes.setdefault(node, []).append(text)
+        self.journal.add(events.NodeNote, {"node": node, "note": text})
+
+    def recipe(self) -> dict[str, Any]:
+        """The run's recipe, with what was done otherwise than asked so far."""
+        return self._recipe() | ({"notes": self.notes} if self.notes else {})
 
     def _enter(self, lane: threading.Lock) -> None:
         while not lane.acquire(timeout=0.05):
@@ -407,6 +436,11 @@ class Execution:
         except ValidationError as error:
             raise self._fail(name, wrong_input(name, error), error) from error
         self._finish(above, job, task, dict(checked.__dict__), (key, started))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the host or on a device."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def note_name(workflow: Workflow, node: str) -> str:

@@ -58,15 +58,20 @@ class Services:
     report: Callable[[str, int, int, Preview], None] = lambda *_: None
     cancelled: Callable[[], bool] = lambda: False
     find_workflow: Callable[[str], Any] = lambda name: None
+    note: Callable[[str, str], None] = lambda node, text: None
 
 
 class Context:
-    """What a running node may ask of the engine: report progress, find files and models, know its recipe."""
+    """What a running node may ask of the engine: report progress, find files and models, know its recipe.
 
-    __slots__ = ("_services", "node")
+    `frugal` is above 0 when the node has run out of memory before and is tried again: at 1 all other models were let go
+    of, at 2 it should work in smaller pieces as well, if it can.
+    """
 
-    def __init__(self, node: str, services: Services):
-        self.node, self._services = node, services
+    __slots__ = ("_services", "frugal", "node")
+
+    def __init__(self, node: str, services: Services, frugal: int = 0):
+        self.node, self._services, self.frugal = node, services, frugal
 
     @property
     def settings(self) -> Settings:
@@ -81,6 +86,10 @@ class Context:
     def recipe(self) -> dict[str, Any]:
         """What is needed to make this run's results again, as JSON."""
         return self._services.recipe()
+
+    def note(self, text: str) -> None:
+        """Put a sentence into the run's events and recipe: something was done otherwise than asked."""
+        self._services.note(self.node, text)
 
     def find_workflow(self, name: str) -> Any:
         """A workflow by its name, or None."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from graphengine import VAE, Context, Field, Image, Latent, Mask, Node, Ports
+from graphengine.values import Patch
+
+IN_PIECES = 2
+"""How frugal a node is that works picture by picture and tile by tile."""
+TILES = Patch("tiled", "in tiles")
 
 
 class EmptyLatent(Node, category="latent"):
@@ -48,8 +53,14 @@ class VAEEncode(Node, category="latent", lane="gpu"):
             raise ValueError(
                 f"the picture is {width} x {height}; both must be multiples of {factor}. Resize or pad it."
             )
-        samples = ctx.models.vae(self.vae).encode(self.image.pixels[..., :3])
-        return self.Outputs(latent=Latent(samples, space))
+        pixels = self.image.pixels[..., :3]
+        if ctx.frugal < IN_PIECES:
+            return self.Outputs(latent=Latent(ctx.models.vae(self.vae).encode(pixels), space))
+        import torch
+
+        tiled = ctx.models.vae(self.vae.patched(TILES))
+        rows = [tiled.encode(pixels[row : row + 1]) for row in range(len(pixels))]
+        return self.Outputs(latent=Latent(torch.cat(rows), space))
 
 
 class VAEDecode(Node, category="latent", lane="gpu"):
@@ -64,7 +75,14 @@ class VAEDecode(Node, category="latent", lane="gpu"):
     def run(self, ctx: Context) -> Outputs:
         if self.latent.space != self.vae.space:
             raise ValueError(f"the latent belongs to another model than the VAE of {self.vae.checkpoint}.")
-        return self.Outputs(image=Image(ctx.models.vae(self.vae).decode(self.latent.samples)))
+        samples = self.latent.samples
+        if ctx.frugal < IN_PIECES:
+            return self.Outputs(image=Image(ctx.models.vae(self.vae).decode(samples)))
+        import numpy as np
+
+        tiled = ctx.models.vae(self.vae.patched(TILES))
+        rows = [tiled.decode(samples[row : row + 1]) for row in range(len(samples))]
+        return self.Outputs(image=Image(np.concatenate(rows)))
 
 
 class SetLatentMask(Node, category="latent"):

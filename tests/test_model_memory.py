@@ -4,11 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import graphengine
-from graphengine import Engine
+from graphengine import Context, Engine, Node, Ports
+from graphengine.events import NodeNote
+from graphengine.models.autoencoder import KLAutoencoder
 from graphengine.models.checkpoint import find
+from graphengine.models.families import stable_diffusion
 from graphengine.models.memory import ModelMemory
 from graphengine.testing import settings
 
@@ -89,3 +94,77 @@ def test_a_checkpoint_that_changes_while_a_run_goes_on_fails_it(own, models, tmp
     )
     with pytest.raises(graphengine.CheckpointError, match="was changed while the run went on"):
         ModelMemory(own).denoiser(denoiser)
+
+
+class Exhausted:
+    """Makes a method of the adapters fail as a full device does, so many times."""
+
+    def __init__(self, monkeypatch, owner: type, method: str, times: int):
+        self.left, real = times, getattr(owner, method)
+
+        def call(adapter, *arguments, **options):
+            if self.left:
+                self.left -= 1
+                raise torch.OutOfMemoryError("injected")
+            return real(adapter, *arguments, **options)
+
+        monkeypatch.setattr(owner, method, call)
+
+
+def drawn(own, **inputs):
+    workflow = json.loads((Path(graphengine.__file__).parents[1] / "workflows" / "text_to_image.json").read_text())
+    with Engine(settings=own, cached=False) as engine:
+        run = engine.submit(workflow, {"checkpoint": "a", "steps": 2, **inputs})
+        image = run.result()["image"]
+        notes = [(event.node, event.note) for event in run.events() if isinstance(event, NodeNote)]
+        return image.pixels, notes, run.recipe()
+
+
+PLACES = [(stable_diffusion.Denoiser, "denoise"), (stable_diffusion.Text, "encode"), (KLAutoencoder, "decode")]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("owner", "method"), PLACES, ids=lambda value: getattr(value, "__name__", value))
+def test_a_run_that_runs_out_of_memory_ends_with_its_picture_and_a_note(own, monkeypatch, owner, method, times):
+    wanted, none, _ = drawn(own, batch=2)
+    assert none == []
+    Exhausted(monkeypatch, owner, method, times)
+    pixels, notes, recipe = drawn(own, batch=2)
+    assert len(notes) == times
+    assert "out of memory" in notes[0][1]
+    assert recipe["notes"] == {notes[0][0]: [note for _, note in notes]}
+    assert np.abs(pixels - wanted).max() < 0.01
+
+
+def test_memory_that_is_never_enough_fails_the_run_with_a_sentence(own, monkeypatch):
+    Exhausted(monkeypatch, KLAutoencoder, "decode", 100)
+    with pytest.raises(graphengine.NodeError, match="injected"):
+        drawn(own)
+
+
+def test_nothing_is_held_after_memory_ran_out_that_was_not_held_before(own, monkeypatch):
+    workflow = json.loads((Path(graphengine.__file__).parents[1] / "workflows" / "text_to_image.json").read_text())
+    with Engine(settings=own, cached=False) as engine:
+        engine.submit(workflow, {"checkpoint": "a", "steps": 1}).result()
+        memory = engine._tools.models._memory
+        before = memory.held
+        Exhausted(monkeypatch, stable_diffusion.Denoiser, "denoise", 1)
+        engine.submit(workflow, {"checkpoint": "a", "steps": 1, "seed": 1}).result()
+        assert memory.held <= before
+
+
+def test_a_node_without_a_model_is_tried_again_too(tmp_path):
+    class Hungry(Node):
+        """Runs out of memory once."""
+
+        class Outputs(Ports):
+            text: str
+
+        def run(self, ctx: Context) -> Outputs:
+            if not ctx.frugal:
+                raise MemoryError
+            return self.Outputs(text="fed")
+
+    workflow = {"graphengine": 1, "name": "w", "nodes": {"n": {"type": "Hungry"}}, "outputs": {"t": {"from": "n.text"}}}
+    with Engine(nodes=[Hungry], settings=settings(tmp_path)) as engine:
+        assert engine.submit(workflow).result() == {"t": "fed"}

@@ -10,6 +10,7 @@ Glossary
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -73,6 +74,15 @@ class ModelMemory:
 
     def vae(self, handle: VAE) -> VAEAdapter:
         return self._part(handle, "VAE")
+
+    def release(self) -> None:
+        """Let go of every part; what is in use stays until its user is done."""
+        with self._lock:
+            self._parts.clear()
+            self._sizes.clear()
+        gc.collect()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def _part(self, handle: Handle, part: str) -> Any:
         with self._lock:

@@ -5,6 +5,7 @@ on top; there is nothing to undo.  Patches that commute are applied in one fixed
 
     lora        low-rank differences of weights (Hu et al. 2021), in kohya's or peft's names
     clip_skip   features of an earlier layer of a CLIP text encoder
+    tiled       an autoencoder that works on overlapping tiles, for less memory
     freeu       backbone and skip scaling of a U-Net (Si et al. 2024)
 """
 
@@ -148,4 +149,14 @@ def _freeu(adapter: Any, patch: Patch) -> Any:
     return _with_networks(adapter, change)
 
 
-APPLY: dict[str, Callable[[Any, Patch], Any]] = {"lora": _lora, "clip_skip": _clip_skip, "freeu": _freeu}
+def _tiled(adapter: Any, patch: Patch) -> Any:
+    def change(network: nn.Module, target: str) -> nn.Module:
+        made: Any = twin(network)
+        if hasattr(made, "enable_tiling"):
+            made.enable_tiling()
+        return made
+
+    return _with_networks(adapter, change)
+
+
+APPLY: dict[str, Callable[[Any, Patch], Any]] = {"lora": _lora, "clip_skip": _clip_skip, "freeu": _freeu, "tiled": _tiled}
