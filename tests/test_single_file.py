@@ -59,7 +59,7 @@ def test_an_unknown_file_is_told_with_what_was_seen(tmp_path):
 
 def test_a_file_with_a_u_net_alone_is_no_whole_checkpoint():
     alone = {name: info for name, info in header("sd1").items() if name.startswith(UNET)}
-    with pytest.raises(CheckpointError, match="lacks first_stage_model"):
+    with pytest.raises(CheckpointError, match="holds a denoiser of stable_diffusion"):
         model_of(alone, "unet.safetensors")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import CheckpointError
 from graphengine.models import ldm
+from graphengine.models.identify import identify
 from graphengine.models.source import Source
 from graphengine.models.weights import TensorInfo, load_tensors, read_header
 
@@ -33,8 +34,18 @@ TEXTS = {
     "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
 }
 """Where the text encoders of a model lie in its file."""
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
-"""Models by the width of the text features that their U-Net reads."""
+MODELS = {
+    "sd1": "sd1",
+    "sd1_inpaint": "sd1",
+    "sd1_instruct": "sd1",
+    "sd2": "sd2",
+    "sd2_inpaint": "sd2",
+    "sdxl": "sdxl",
+    "sdxl_inpaint": "sdxl",
+    "sdxl_instruct": "sdxl",
+    "sdxl_refiner": "sdxl_refiner",
+}
+"""The configs of a variant; how many channels the U-Net reads is told by its first layer."""
 
 
 class SingleFile(Source):
@@ -103,17 +114,20 @@ class SingleFile(Source):
 
 def model_of(header: Mapping[str, TensorInfo], name: str) -> str:
     """Which published model a file holds, told by its tensors.  Raises CheckpointError with what was seen."""
-    widths = [
-        info.shape[1]
-        for key, info in header.items()
-        if key.startswith(UNET) and key.endswith("attn2.to_k.weight") and len(info.shape) == 2
-    ]
-    model = WIDTHS.get(widths[0]) if widths else None
+    try:
+        found = identify(header)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} is of an unknown architecture. {error}") from None
+    told = f"{name} holds a {found.kind} of {found.family} ({found.variant})"
+    model = MODELS.get(found.variant)
     if model is None:
-        seen = ", ".join(f"{key} {list(header[key].shape)}" for key in list(header)[:3])
-        told = f"its text features are {widths[0]} wide" if widths else f"it begins with {seen or 'no tensor at all'}"
-        raise CheckpointError(f"{name} is of an unknown architecture: {told}. Known are {', '.join(TEXTS)}.")
-    for prefix in (f"{UNET}input_blocks.0.0.weight", f"{VAE}decoder.conv_in.weight", *TEXTS[model].values()):
-        if not any(key.startswith(prefix) for key in header):
-            raise CheckpointError(f"{name} looks like {model}, but lacks {prefix}*: it is not a whole checkpoint.")
+        known = ", ".join(TEXTS)
+        raise CheckpointError(
+            f"{told}; single files of {known} can be loaded. Use a folder in the diffusers layout for others."
+        )
+    if found.kind != "checkpoint" or found.layout != "ldm":
+        raise CheckpointError(f"{told}, and a checkpoint needs a denoiser, a vae and a text encoder as well.")
+    for prefix in (VAE, *TEXTS[model].values()):
+        if prefix not in found.parts.values():
+            raise CheckpointError(f"{told}, but lacks {prefix}*: it is not a whole checkpoint.")
     return model
