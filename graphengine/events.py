@@ -97,7 +97,10 @@ AnyEvent = Annotated[
     | NodeProgress
     | NodeNote
     | NodeFinished
-    | NodeFailed | RunFinished | RunFailed | RunCancelled,
+    | NodeFailed
+    | RunFinished
+    | RunFailed
+    | RunCancelled,
     Field(discriminator="event"),
 ]
 _events: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent, config=None)

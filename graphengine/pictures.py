@@ -20,12 +20,6 @@ from graphengine.errors import AssetError
 FORMATS = ("PNG", "JPEG", "WEBP")
 CHUNK = "graphengine"
 RECIPE_LIMIT = 64 * 2**20
-METHODS = {
-    "nearest": pillow.Resampling.NEAREST,
-    "bilinear": pillow.Resampling.BILINEAR,
-    "bicubic": pillow.Resampling.BICUBIC,
-    "lanczos": pillow.Resampling.LANCZOS,
-}
 
 
 def open_picture(path: Path, pixel_limit: int) -> np.ndarray:
@@ -56,19 +50,6 @@ def _levels(picture: pillow.Image) -> pillow.Image:
     if not picture.mode.startswith("I"):
         return picture
     return pillow.fromarray((np.asarray(picture).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
-
-
-def resize_planes(planes: np.ndarray, size: tuple[int, int], method: str = "lanczos") -> np.ndarray:
-    """Float32 `[B, H, W, C]` at another size (width, height), each channel by itself, clipped to 0..1."""
-    batch, high, wide, channels = planes.shape
-    if (wide, high) == size:
-        return planes
-    made = np.empty((batch, size[1], size[0], channels), np.float32)
-    for row in range(batch):
-        for channel in range(channels):
-            plane = pillow.fromarray(np.ascontiguousarray(planes[row, :, :, channel]))
-            made[row, :, :, channel] = np.asarray(plane.resize(size, METHODS[method]))
-    return made.clip(0, 1)
 
 
 def write_png(path: Path, picture: pillow.Image, recipe: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ class Settings(BaseModel):
     model_folders: tuple[Path, ...] = Field(
         default_factory=lambda: (_data("models"),), description="where checkpoints are looked for"
     )
+    model_paths_file: Path | None = Field(
+        default=None, description="more such folders by kind, in the form of ComfyUI's extra_model_paths.yaml"
+    )
     plugin_folders: tuple[Path, ...] = Field(
         default_factory=lambda: (_data("plugins"),), description="where plugins are looked for"
     )

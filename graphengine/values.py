@@ -127,17 +127,23 @@ class Latent(Value):
     """Scaled latents `samples` float32 `[B, C, h, w]` and the space they lie in.
 
     `mask` (at picture size) limits what a sampler may repaint.  `empty` marks a canvas of zeros, which
-    a sampler starts from pure noise.
+    a sampler starts from pure noise.  `beside` `[B or 1, extra, h, w]` is what some networks read in further channels: a
+    mask (1 to repaint) and the scaled latent of the masked picture, or the scaled latent of a picture to edit.
     """
 
     samples: Tensor
     space: LatentSpace
     mask: Mask | None = None
     empty: bool = False
+    beside: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 4 or self.samples.shape[1] != self.space.channels:
             raise _refuse("Latent", f"[B, {self.space.channels}, h, w]", self.samples)
+        if self.beside is not None:
+            (batch, _, height, width), given = self.samples.shape, tuple(self.beside.shape)
+            if len(given) != 4 or given[0] not in (1, batch) or given[2:] != (height, width):
+                raise _refuse("Latent.beside", f"[{batch} or 1, extra, {height}, {width}]", self.beside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,23 +151,32 @@ class Conditioning(Value):
     """A prompt as its family's encoder sees it: `features` `[B, N, D]` plus named extras.
 
     `encoder` is the kind of its text encoder, so that a denoiser can refuse another model's prompt.  Extras are
-    tensors `[B, ...]`: `pooled` `[B, P]`, `mask` `[B, N]` and what else its family needs.
+    tensors `[B, ...]`: `pooled` `[B, P]`, `mask` `[B, N]` and what else its family needs.  `controls` are pictures that
+    steer what it draws; a prompt with any is not stored.
     """
 
     features: Tensor
     encoder: str
     text: str = ""
     extras: Mapping[str, Any] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "controls", tuple(self.controls))  # the disk cache gives lists
 
 
 @dataclass(frozen=True)
 class Guider(Value):
-    """How a prompt guides: the scale, the rescaling, and the share of the steps from `start` to `end`."""
+    """How a prompt guides: the scale, the rescaling, and the share of the steps from `start` to `end`.
+
+    `image_scale` is how strongly the picture guides that a network reads beside the latent; None weighs it not at all.
+    """
 
     scale: float
     rescale: float = 0.0
     start: float = 0.0
     end: float = 1.0
+    image_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +202,8 @@ class Handle(Value, stored=False):
     family: str
     folder: str = field(repr=False, compare=False)
     patches: tuple[Patch, ...] = ()
+    alone: bool = field(default=False, kw_only=True)
+    """Whether nothing but this part lies in the folder, instead of a whole checkpoint."""
 
     def patched(self, patch: Patch) -> Self:
         """A handle on the same weights with one more patch; the order in which patches were added plays no role."""
@@ -201,9 +218,9 @@ class Denoiser(Handle, stored=False):
     space: LatentSpace | None = None
     prompts: str = ""
 
-    def vae(self) -> VAE:
-        """The autoencoder of the same checkpoint."""
-        return VAE(self.checkpoint, self.digest, self.family, self.folder, space=self.space)
+    def vae(self) -> VAE | None:
+        """The autoencoder of the same checkpoint; None where there is none."""
+        return None if self.alone else VAE(self.checkpoint, self.digest, self.family, self.folder, space=self.space)
 
 
 @dataclass(frozen=True)
@@ -218,6 +235,28 @@ class VAE(Handle, stored=False):
     """The autoencoder between pixels and latents, with the space its latents lie in."""
 
     space: LatentSpace | None = None
+
+
+@dataclass(frozen=True)
+class ControlNet(Handle, stored=False):
+    """A network that lets a picture steer a denoiser of its family; `width` is that of the prompts it reads, or 0."""
+
+    width: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Control(Value, stored=False):
+    """A picture that steers by way of a network: how strongly, and in the share of the steps from `start` to `end`.
+
+    `unwanted` says whether the branch of the negative prompt is steered too.
+    """
+
+    network: ControlNet
+    hint: Image
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    unwanted: bool = True
 
 
 @dataclass(frozen=True)

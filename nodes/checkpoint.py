@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from graphengine import VAE, Context, Denoiser, Field, Node, Ports, Settings, TextEncoder
+from graphengine.models import alone
 from graphengine.models import checkpoint as checkpoints
 
 
@@ -26,3 +27,60 @@ class LoadCheckpoint(Node, category="model", lane="io"):
     def run(self, ctx: Context) -> Outputs:
         denoiser, encoder, vae = checkpoints.find(self.checkpoint, ctx.settings).handles()
         return self.Outputs(denoiser=denoiser, text_encoder=encoder, vae=vae)
+
+
+class LoadDenoiser(Node, category="model", lane="io"):
+    """Find a denoiser: that of a whole checkpoint, or a U-Net that lies alone in a folder or a file."""
+
+    denoiser: str = Field(description="name in the folder `diffusion_models` of a model folder, or of a checkpoint")
+
+    class Outputs(Ports):
+        denoiser: Denoiser
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        return {"digest": alone.find(inputs["denoiser"], "denoiser", settings).digest}
+
+    def run(self, ctx: Context) -> Outputs:
+        found = alone.find(self.denoiser, "denoiser", ctx.settings)
+        assert isinstance(found, Denoiser)
+        return self.Outputs(denoiser=found)
+
+
+class LoadTextEncoder(Node, category="model", lane="io"):
+    """Find a text encoder: that of a whole checkpoint, or a CLIP text encoder that lies alone in a folder or a file."""
+
+    text_encoder: str = Field(description="name in the folder `text_encoders` of a model folder, or of a checkpoint")
+
+    class Outputs(Ports):
+        text_encoder: TextEncoder
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        return {"digest": alone.find(inputs["text_encoder"], "text_encoder", settings).digest}
+
+    def run(self, ctx: Context) -> Outputs:
+        found = alone.find(self.text_encoder, "text_encoder", ctx.settings)
+        assert isinstance(found, TextEncoder)
+        return self.Outputs(text_encoder=found)
+
+
+class LoadVAE(Node, category="model", lane="io"):
+    """Find a VAE: that of a whole checkpoint, or one that lies alone in a folder or a file."""
+
+    vae: str = Field(description="name in the folder `vae` of a model folder, or of a checkpoint")
+    kind: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field(
+        "auto", description="what its latents are scaled for; a file alone does not say it"
+    )
+
+    class Outputs(Ports):
+        vae: VAE
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        return {"digest": alone.find(inputs["vae"], "vae", settings, inputs["kind"]).digest}
+
+    def run(self, ctx: Context) -> Outputs:
+        found = alone.find(self.vae, "vae", ctx.settings, self.kind)
+        assert isinstance(found, VAE)
+        return self.Outputs(vae=found)

@@ -24,7 +24,7 @@ from PIL import Image as pillow
 from PIL import ImageColor, ImageDraw, ImageFont
 
 from graphengine import Context, Field, Image, Node, Ports
-from graphengine.pictures import resize_planes
+from graphengine.planes import resize_planes
 
 from .image import Colour
 

@@ -11,7 +11,8 @@ import numpy as np
 from graphengine import Context, Field, File, Image, Mask, Node, Ports, Settings
 from graphengine.fingerprint import file_digest
 from graphengine.models.assets import existing, inside, write_numbered
-from graphengine.pictures import open_picture, resize_planes, write_png
+from graphengine.pictures import open_picture, write_png
+from graphengine.planes import resize_planes
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb")]
 Method = Literal["nearest", "bilinear", "bicubic", "lanczos"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 from graphengine import VAE, Context, Field, Image, Latent, Mask, Node, Ports
 from graphengine.values import Patch
 
@@ -28,10 +31,7 @@ class EmptyLatent(Node, category="latent"):
         space = self.vae.space
         if space is None:
             raise ValueError(f"the VAE of {self.vae.checkpoint} does not say what its latents are.")
-        for name, length in (("width", self.width), ("height", self.height)):
-            if length % space.factor:
-                near = max(space.factor, round(length / space.factor) * space.factor)
-                raise ValueError(f"{name} {length} is no multiple of {space.factor}; try {near}.")
+        _check_multiples(self.width, self.height, space.factor)
         shape = (self.batch, space.channels, self.height // space.factor, self.width // space.factor)
         return self.Outputs(latent=Latent(torch.zeros(shape), space, empty=True))
 
@@ -85,6 +85,33 @@ class VAEDecode(Node, category="latent", lane="gpu"):
         return self.Outputs(image=Image(np.concatenate(rows)))
 
 
+class ResizeLatent(Node, category="latent"):
+    """Bring latents to another size, to be sampled again with a strength below 1: details are drawn anew."""
+
+    latent: Latent
+    width: int = Field(ge=8, le=8192, description="pixels; a multiple of the VAE's reduction")
+    height: int = Field(ge=8, le=8192, description="pixels; a multiple of the VAE's reduction")
+    method: Literal["nearest", "bilinear", "bicubic"] = Field("bicubic", description="how latents are resampled")
+
+    class Outputs(Ports):
+        latent: Latent
+
+    def run(self, ctx: Context) -> Outputs:
+        import torch
+
+        samples, space = self.latent.samples, self.latent.space
+        if self.latent.mask is not None or self.latent.beside is not None:
+            raise ValueError(
+                "the latent has a mask or a picture of its size beside it; resize those, and encode again."
+            )
+        ctx.settings.check_pixels(self.width, self.height, len(samples))
+        _check_multiples(self.width, self.height, space.factor)
+        size = (self.height // space.factor, self.width // space.factor)
+        mode = "nearest-exact" if self.method == "nearest" else self.method
+        made = torch.nn.functional.interpolate(samples, size, mode=mode)
+        return self.Outputs(latent=Latent(made, space, empty=self.latent.empty))
+
+
 class SetLatentMask(Node, category="latent"):
     """Limit what a sampler may repaint to a mask.  The latent outside is kept; paste the pixels back afterwards."""
 
@@ -101,4 +128,11 @@ class SetLatentMask(Node, category="latent"):
             raise ValueError(f"the mask is {wide} x {high}, the picture {width} x {height}.")
         if not self.mask.alpha.any():
             raise ValueError("the mask is empty: there is nothing to repaint.")
-        return self.Outputs(latent=Latent(self.latent.samples, self.latent.space, self.mask))
+        return self.Outputs(latent=replace(self.latent, mask=self.mask, empty=False))
+
+
+def _check_multiples(width: int, height: int, factor: int) -> None:
+    for name, length in (("width", width), ("height", height)):
+        if length % factor:
+            near = max(factor, round(length / factor) * factor)
+            raise ValueError(f"{name} {length} is no multiple of {factor}; try {near}.")

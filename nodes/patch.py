@@ -31,6 +31,7 @@ class LoadLora(Node, category="model", lane="io"):
 
     def run(self, ctx: Context) -> Outputs:
         path = checkpoints.find_file(self.lora, "loras", ctx.settings)
+        checkpoints.check_fits(path, self.denoiser)
         digest = remembered_digest(path, ctx.settings.cache_folder)
 
         def patch(strength: float) -> Patch:

@@ -21,7 +21,8 @@ FLOORS = [
 ]
 WINGS = {
     "diffusion": {"errors"},
-    "models": {"diffusion", "errors", "values", "settings", "fingerprint", "collector"},
+    "planes": set(),
+    "models": {"planes", "diffusion", "errors", "values", "settings", "fingerprint", "collector"},
     "training": {"diffusion", "models", "errors", "values", "settings", "fingerprint"},
     "pictures": {"errors", "models"},
 }

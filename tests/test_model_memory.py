@@ -136,6 +136,23 @@ def test_a_run_that_runs_out_of_memory_ends_with_its_picture_and_a_note(own, mon
     assert np.abs(pixels - wanted).max() < 0.01
 
 
+def test_pictures_are_drawn_one_by_one_when_a_batch_does_not_fit(own, monkeypatch):
+    wanted, _, _ = drawn(own, batch=3)
+    real, sizes = stable_diffusion.Denoiser.denoise, []
+
+    def small(adapter, x, sigma, prompts):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return real(adapter, x, sigma, prompts)
+
+    monkeypatch.setattr(stable_diffusion.Denoiser, "denoise", small)
+    pixels, notes, _ = drawn(own, batch=3)
+    assert len(notes) == 2
+    assert set(sizes) == {6, 2}
+    assert np.abs(pixels - wanted).max() < 0.01
+
+
 def test_memory_that_is_never_enough_fails_the_run_with_a_sentence(own, monkeypatch):
     Exhausted(monkeypatch, KLAutoencoder, "decode", 100)
     with pytest.raises(graphengine.NodeError, match="injected"):

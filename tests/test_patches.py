@@ -1,20 +1,23 @@
 """LoRA, clip skip and FreeU: what they change, and that nobody else sees it."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_identify import load
 
 import graphengine
 from graphengine import Engine, NodeError
 from graphengine.errors import CheckpointError
 from graphengine.models import lora
-from graphengine.models.checkpoint import find
+from graphengine.models.checkpoint import check_fits, find
 from graphengine.models.memory import ModelMemory
 from graphengine.models.variant import variant
 from graphengine.testing import settings
-from graphengine.values import Patch
+from graphengine.values import Denoiser, Patch
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 TEXT_LAYER = "encoder.layers.0.self_attn.q_proj"
@@ -188,3 +191,25 @@ def test_a_lora_that_is_not_there_is_told_with_the_nearest_name(tmp_path):
         pytest.raises((NodeError, graphengine.GraphError), match=r"style\.safetensors"),
     ):
         engine.submit({"graphengine": 1, "name": "w", "nodes": nodes}).result()
+
+
+def header_alone(path: Path, layout: str) -> Path:
+    """A file with the names and shapes of a published layout, and a hole where the numbers would be."""
+    place, header = 0, {}
+    for name, info in load(layout)[0].items():
+        header[name] = {"dtype": "F16", "shape": info.shape, "data_offsets": [place, place + 2 * info.numbers]}
+        place += 2 * info.numbers
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + place)
+    return path
+
+
+def test_a_lora_of_another_family_is_refused_before_any_weights_are_read(tmp_path):
+    model = header_alone(tmp_path / "model.safetensors", "sdxl_checkpoint")
+    denoiser = Denoiser("model", "digest", "stable_diffusion_xl", str(model))
+    check_fits(header_alone(tmp_path / "right.safetensors", "sdxl_lora_kohya"), denoiser)
+    with pytest.raises(
+        CheckpointError, match=r"wrong\.safetensors does not go with model.*made for stable_diffusion sd1"
+    ):
+        check_fits(header_alone(tmp_path / "wrong.safetensors", "sd1_lora_kohya"), denoiser)

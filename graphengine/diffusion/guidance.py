@@ -96,6 +96,25 @@ class NormKept:
 
 
 @dataclass(frozen=True)
+class Pictured:
+    """Guidance by a text and by a picture that the network reads (Brooks et al. 2023, eq. 3).
+
+    `unconditional` holds two batches: the estimates with the picture only, and those with neither.  With c, p and u for the
+    three, the paper's u + s_I (p - u) + s_T (c - p) is what `inner` makes of c and p, plus (s_I - 1) (p - u).
+    """
+
+    inner: Guidance
+    image_scale: float
+
+    def needs_unconditional(self, sigma: float) -> bool:
+        return self.image_scale != 1 or self.inner.needs_unconditional(sigma)
+
+    def combine(self, conditional: Tensor, unconditional: Tensor, x: Tensor, sigma: float) -> Tensor:
+        pictured, bare = unconditional.chunk(2)
+        return self.inner.combine(conditional, pictured, x, sigma) + (self.image_scale - 1) * (pictured - bare)
+
+
+@dataclass(frozen=True)
 class Interval:
     """Another guidance, but only for noise levels in `sigma_low..sigma_high` (Kynkaanniemi et al. 2024)."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphengine.errors import CheckpointError
 from graphengine.models.network import diffusers_network
 from graphengine.models.source import Source
 
@@ -23,6 +26,8 @@ class KLAutoencoder:
         self._device, self._dtype = device, dtype
         self._scale = float(config.get("scaling_factor") or 0.18215)
         self._shift = float(config.get("shift_factor") or 0.0)
+        if not (math.isfinite(self._scale) and math.isfinite(self._shift)):
+            raise CheckpointError(f"{source.name}/vae scales its latents by {self._scale}, {self._shift}: no numbers.")
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:

@@ -10,6 +10,7 @@ Glossary
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,18 @@ from typing import Any
 
 from graphengine.errors import CheckpointError, did_you_mean
 from graphengine.fingerprint import digest, file_digest, remembered_digest
-from graphengine.models.assets import inside
-from graphengine.models.families import FAMILIES, family_of
+from graphengine.models import library
+from graphengine.models.families import FAMILIES, family_of, prompts_of
+from graphengine.models.identify import compatible, identify
 from graphengine.models.single_file import SingleFile
 from graphengine.models.source import DENOISERS, Source, read_json
-from graphengine.models.weights import PICKLES, read_header, refusal
+from graphengine.models.weights import PICKLES, VOCABULARY_LIMIT, read_header, refusal
 from graphengine.settings import Settings
 from graphengine.values import VAE, Denoiser, LatentSpace, TextEncoder
 
 LIBRARIES = ("diffusers", "transformers")
 """Where the classes of a checkpoint may come from; anything else would run its author's code."""
+MOST_CHANNELS, MOST_REDUCED = 4096, 1024
 AUTOENCODERS = {
     ("AutoencoderKL", 4, 0.18215, 0.0, 512): "sd",
     ("AutoencoderKL", 4, 0.13025, 0.0, 512): "sdxl",
@@ -49,46 +52,54 @@ class Checkpoint:
 
     @property
     def space(self) -> LatentSpace:
-        """The space of its latents."""
+        """The space of its latents.  Raises CheckpointError when the VAE's config tells none."""
+        try:
+            space = self._space()
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+            raise CheckpointError(f"{self.name}: the config of the vae tells no latents: {error}.") from error
+        if not (0 < space.channels <= MOST_CHANNELS and 0 < space.factor <= MOST_REDUCED):
+            told = f"{str(space.channels)[:30]} channels, reduced {str(space.factor)[:30]} times"
+            raise CheckpointError(f"{self.name}: the config of the vae tells of latents with {told}.")
+        return space
+
+    def _space(self) -> LatentSpace:
         vae = self.configs["vae"]
         channels = int(vae.get("latent_channels") or vae.get("z_dim") or 4)
         widths = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [1, 1, 1, 1]
-        scaling, shift = float(vae.get("scaling_factor") or 1), float(vae.get("shift_factor") or 0)
+        usual = (
+            0.18215 if vae.get("_class_name") == "AutoencoderKL" else 1
+        )  # of its class, where old configs are silent
+        scaling, shift = float(vae.get("scaling_factor") or usual), float(vae.get("shift_factor") or 0)
         standard = AUTOENCODERS.get((str(vae.get("_class_name")), channels, scaling, shift, widths[-1]))
         patch = vae.get("patch_size")
         side = int(patch[0]) if isinstance(patch, list) else 1  # of patches that latents are normalised in
         return LatentSpace(channels * side**2, 2 ** (len(widths) - 1) * side, standard or self.digest)
 
+    @property
+    def prompts(self) -> str:
+        """The kind of its prompts."""
+        denoiser = next((self.configs[part] for part in DENOISERS if part in self.configs), {})
+        return prompts_of(self.family, denoiser) or self.digest
+
     def handles(self) -> tuple[Denoiser, TextEncoder, VAE]:
         """Handles on its three parts."""
         common = (self.name, self.digest, self.family, str(self.folder))
-        space = self.space
+        space, prompts = self.space, self.prompts
         return (
-            Denoiser(*common, space=space, prompts=self.digest),
-            TextEncoder(*common, kind=self.digest),
+            Denoiser(*common, space=space, prompts=prompts),
+            TextEncoder(*common, kind=prompts),
             VAE(*common, space=space),
         )
 
 
 def folders(settings: Settings) -> Iterator[Path]:
     """Where checkpoints are looked for: the user's folders first, then those that come with the project."""
-    yield from settings.model_folders
-    yield Path(__file__).parent.parent / "checkpoints"
+    yield from (place.folder for place in library.of_kind("checkpoints", settings))
 
 
 def available(settings: Settings) -> list[str]:
     """Names of everything that looks like a checkpoint."""
-    return sorted(
-        {
-            path.name
-            for folder in folders(settings)
-            if folder.is_dir()
-            for path in folder.iterdir()
-            if any((path / part).is_dir() for part in DENOISERS)
-            or (path / "model_index.json").is_file()
-            or path.suffix == ".safetensors"
-        }
-    )
+    return library.names("checkpoints", settings)
 
 
 def find(name: str, settings: Settings) -> Checkpoint:
@@ -98,10 +109,9 @@ def find(name: str, settings: Settings) -> Checkpoint:
         CheckpointError: there is none, it is pickled, incomplete, damaged, or of an unknown architecture.
         AssetError: the name leads out of the model folders.
     """
-    for folder in folders(settings):
-        path = inside(folder, name, "checkpoint")
-        if path.exists():
-            return at(path, settings, name)
+    path = library.find(name, "checkpoints", settings, "checkpoint")
+    if path is not None:
+        return at(path, settings, name)
     hint = did_you_mean(name, available(settings)) or ""
     raise CheckpointError(f"there is no checkpoint {name!r} in the model folders. {hint}".rstrip())
 
@@ -112,22 +122,34 @@ def find_file(name: str, kind: str, settings: Settings) -> Path:
     Raises:
         CheckpointError: there is none, or it is a pickle.  AssetError: the name leads out of the model folders.
     """
-    seen: list[str] = []
-    for folder in settings.model_folders:
-        for place in (folder / kind, folder):
-            if place.is_dir():
-                path = inside(place, name, kind.rstrip("s"))
-                if path.is_file():
-                    if path.suffix in PICKLES:
-                        raise CheckpointError(refusal(path))
-                    return path
-                seen += [entry.name for entry in place.iterdir() if entry.suffix == ".safetensors"]
-    hint = did_you_mean(name, seen) or f"Put it into the folder {kind!r} of a model folder."
-    raise CheckpointError(f"there is no file {name!r} among the {kind}. {hint}")
+    return library.find_file(name, kind, settings)
+
+
+def check_fits(adapter: Path, denoiser: Denoiser) -> None:
+    """Refuse a LoRA that was made for another family, before any weights are read.
+
+    What is no published layout cannot be compared here; its layers are when the LoRA is applied.
+
+    Raises:
+        CheckpointError: it does not fit, or is damaged.
+    """
+    own = read_header(adapter)
+    try:
+        source = source_of(Path(denoiser.folder))
+        headers = [read_header(file) for file in source.files(source.denoiser)]
+        model = identify({name: info for header in headers for name, info in header.items()})
+        lora = identify(own)
+    except CheckpointError:
+        return
+    try:
+        compatible(lora, model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{adapter.name} does not go with {denoiser.checkpoint}. {error}") from None
 
 
 def at(path: Path, settings: Settings, name: str = "") -> Checkpoint:
     """The checkpoint at a place.  Raises CheckpointError."""
+    check_links(path, settings)
     read = _read_file if path.is_file() else _read
     return read(name or path.name, path, settings.cache_folder)
 
@@ -190,8 +212,26 @@ def _check_index(folder: Path) -> None:
             )
 
 
+def check_links(path: Path, settings: Settings) -> None:
+    """Refuse a checkpoint with a symbolic link that leads out of its model folder."""
+    here = path.resolve()
+    roots = [
+        root for place in library.of_kind("checkpoints", settings) if here.is_relative_to(root := place.root.resolve())
+    ]
+    for folder, below, files in os.walk(here):
+        for name in (*below, *files):
+            entry = Path(folder, name)
+            target = Path(os.path.realpath(entry))  # which follows a circle of links without failing
+            if entry.is_symlink() and not any(target.is_relative_to(root) for root in (here, *roots)):
+                raise CheckpointError(f"{path.name}/{entry.relative_to(here)} is a link that leads out of the models.")
+
+
 def _vocabulary(folder: Path) -> list[str]:
-    return [file_digest(path) for path in sorted(folder.glob("tokenizer*/*")) if path.is_file()]
+    files = [path for path in sorted(folder.glob("tokenizer*/*")) if path.is_file()]
+    for path in files:
+        if path.stat().st_size > VOCABULARY_LIMIT:
+            raise CheckpointError(f"{folder.name}/{path.parent.name}/{path.name} has too many bytes for a tokenizer.")
+    return [file_digest(path) for path in files]
 
 
 def _check_sums(folder: Path, sums: Mapping[str, str]) -> None:

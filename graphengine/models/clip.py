@@ -7,8 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphengine.models.network import transformers_network
+from graphengine.errors import CheckpointError
+from graphengine.models.network import known_ids, refusing, transformers_config, transformers_network
 from graphengine.models.source import Source
+from graphengine.models.tokenizer import open_tokenizer
+
+SHORTEST = 3
+"""A beginning, a word and an end."""
 
 
 class ClipEncoder:
@@ -20,28 +25,33 @@ class ClipEncoder:
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
         projects = source.class_of(part) == "CLIPTextModelWithProjection"
-        self._tokenizer: Any = CLIPTokenizer.from_pretrained(
-            source.tokenizer(tokenizer), local_files_only=True, **source.tokenizer_options(tokenizer)
-        )
+        where = f"{source.name}/{part}"
+        self._tokenizer: Any = open_tokenizer(CLIPTokenizer, source, tokenizer)
         self.network: Any = transformers_network(
             CLIPTextModelWithProjection if projects else CLIPTextModel,
-            CLIPTextConfig(**source.config(part)),
+            transformers_config(CLIPTextConfig, source.config(part), where),
             source.tensors(part, dtype),
-            f"{source.name}/{part}",
+            where,
             device,
             dtype,
         )
         self._device = device
         self.skip = 0
         """Layers left out at the end."""
-        self._length = min(int(self.network.config.max_position_embeddings), int(self._tokenizer.model_max_length))
+        with refusing(f"{where} has no length"):
+            lengths = self.network.config.max_position_embeddings, self._tokenizer.model_max_length
+            self._length = min(map(int, lengths))
+        if self._length < SHORTEST:
+            raise CheckpointError(f"{where} reads {self._length} tokens; a prompt needs at least {SHORTEST}.")
 
     def tokens(self, text: str) -> tuple[Tensor, tuple[str, ...]]:
         """Token ids `[1, 77]`, padded, and the words that did not fit."""
-        made = self._tokenizer(text, padding="max_length", max_length=self._length, truncation=True)
-        every = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        cut = self._tokenizer.convert_ids_to_tokens(every[self._length - 2 :])
-        return torch.tensor([made["input_ids"]]), tuple(token.removesuffix("</w>") for token in cut)
+        with refusing("the tokenizer cannot read the prompt"):
+            made = self._tokenizer(text, padding="max_length", max_length=self._length, truncation=True)
+            every = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            cut = self._tokenizer.convert_ids_to_tokens(every[self._length - 2 :])
+            ids = known_ids(torch.tensor([made["input_ids"]]), self.network)
+        return ids, tuple(token.removesuffix("</w>") for token in cut)
 
     @torch.no_grad()
     def features(self, ids: Tensor) -> Tensor:

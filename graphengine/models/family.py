@@ -19,6 +19,8 @@ from torch import Tensor
 
 from graphengine.diffusion.guidance import ClassifierFree, Guidance
 from graphengine.diffusion.sigmas import Schedule
+from graphengine.errors import CheckpointError
+from graphengine.models.control_net import ControlAdapter, Steering, joined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,18 +31,22 @@ if TYPE_CHECKING:
 NEGATIVE = "negative."
 """Begins the names of extras that take the place of others where a prompt is the negative one."""
 
+BESIDE = "beside"
+"""The extra that holds what a network reads in channels beside the latent's."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
     """The conditioning of a batch on the device.
 
     `features` `[B, N, D]`; `extras` `[B, ...]` each, `mask` `[B, N]` among them where lengths differ; `guidance` is
-    the scale for networks that are told it.
+    the scale for networks that are told it; `controls` the pictures that steer.
     """
 
     features: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     guidance: float = 1.0
+    controls: tuple[Steering, ...] = ()
 
     @classmethod
     def of(
@@ -61,6 +67,13 @@ class Prompts:
         extras = {name: shared(tensor) for name, tensor in (parts | turned if negative else parts).items()}
         return cls(extras.pop("features"), extras, guidance)
 
+    def told(self, beside: Tensor | None) -> Prompts:
+        """These prompts with what the network reads beside the latent, `[B or 1, extra, h, w]`."""
+        if beside is None:
+            return self
+        rows = beside.expand(self.features.shape[0], *beside.shape[1:])
+        return replace(self, extras={**self.extras, BESIDE: rows})
+
     def __add__(self, other: Prompts) -> Prompts:
         """Both as one batch; the shorter is padded, and then both have a mask."""
         length = max(self.features.shape[1], other.features.shape[1])
@@ -68,7 +81,15 @@ class Prompts:
         if first.features.shape[1] != self.features.shape[1] or second.features.shape[1] != other.features.shape[1]:
             first, second = first._masked(self.features.shape[1]), second._masked(other.features.shape[1])
         extras = {name: torch.cat([tensor, second.extras[name]]) for name, tensor in first.extras.items()}
-        return replace(first, features=torch.cat([first.features, second.features]), extras=extras)
+        controls = joined(self.controls, other.controls, len(self.features))
+        return replace(first, features=torch.cat([first.features, second.features]), extras=extras, controls=controls)
+
+    def at(self, sigma: Tensor) -> Prompts:
+        """These prompts with the controls that steer at a noise level."""
+        if not self.controls:
+            return self
+        level = float(sigma)
+        return replace(self, controls=tuple(control for control in self.controls if control.steers(level)))
 
     def _padded(self, length: int) -> Prompts:
         missing = length - self.features.shape[1]
@@ -104,6 +125,10 @@ class DenoiserAdapter(ABC):
     schedule: Schedule
     embeds_guidance: bool = False
     """Whether the network is told the guidance scale, instead of being run twice."""
+    beside: int = 0
+    """Channels that the network reads beside the latent's own, as `Latent.beside` has them."""
+    reads_mask: bool = False
+    """Whether a mask is among them: then nothing else keeps the latent outside it."""
 
     def schedule_for(self, shape: tuple[int, ...]) -> Schedule:
         """The noise levels for latents `[B, C, h, w]` of this shape."""
@@ -112,6 +137,10 @@ class DenoiserAdapter(ABC):
     def guidance(self, scale: float) -> Guidance:
         """The family's classifier-free guidance."""
         return ClassifierFree(scale)
+
+    def check_control(self, network: ControlAdapter) -> None:
+        """Refuse a network that cannot steer this denoiser.  Raises CheckpointError."""
+        raise CheckpointError(f"{network.name} cannot steer this model: its family takes no ControlNet.")
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor, prompts: Prompts) -> Tensor:

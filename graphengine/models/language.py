@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from graphengine.errors import CheckpointError
-from graphengine.models.network import transformers_network
+from graphengine.models.network import known_ids, refusing, transformers_config, transformers_network
 from graphengine.models.source import Source
+from graphengine.models.template import render
+from graphengine.models.tokenizer import open_tokenizer
 
 LANGUAGE_MODELS = {
     "gemma2": ("gemma2", "Gemma2Config", "gemma2", "Gemma2Model"),
@@ -41,34 +43,39 @@ class LanguageModel:
         from transformers.models.auto.tokenization_auto import AutoTokenizer
 
         config_class, model_class = _classes(source, part)
-        config = config_class(**source.config(part)).get_text_config()
         where = f"{source.name}/{part}"
+        config = transformers_config(config_class, source.config(part), where).get_text_config()
         tensors = _without_prefix(source.tensors(part, dtype), where)
         self.network: Any = transformers_network(model_class, config, tensors, where, device, dtype)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            source.tokenizer(tokenizer), local_files_only=True, **source.tokenizer_options(tokenizer)
-        )
+        self._tokenizer: Any = open_tokenizer(AutoTokenizer, source, tokenizer)
         self._device, self._name = device, f"{source.name}/{tokenizer}"
 
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
         """A conversation as the tokenizer's own template writes it.  Raises CheckpointError when it has none."""
-        if not self._tokenizer.chat_template:
+        template = self._tokenizer.chat_template
+        if not isinstance(template, str) or not template:
             raise CheckpointError(
                 f"{self._name} has no chat template; expected one in the tokenizer's config or folder."
             )
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items() if token is not None}
+        try:
+            return render(template, marks | {"messages": messages, "tools": None, "documents": None} | options)
+        except ValueError as error:
+            raise CheckpointError(f"{self._name} has a chat template that cannot be used: {error}.") from error
 
     def tokens(
         self, written: str, length: int, prompt: str = "", special: bool = True
     ) -> tuple[Tensor, tuple[str, ...]]:
         """Token ids `[1, N]` of a text, at most `length`, and the words of the prompt within it that did not fit."""
-        made = self._tokenizer(written, add_special_tokens=special, return_offsets_mapping=True)
-        ids, places = made["input_ids"] or [self._tokenizer.pad_token_id], made["offset_mapping"]
+        with refusing(f"{self._name} cannot read the prompt"):
+            made = self._tokenizer(written, add_special_tokens=special, return_offsets_mapping=True)
+            ids, places = made["input_ids"] or [self._tokenizer.pad_token_id], made["offset_mapping"]
+            known = known_ids(torch.tensor([ids[:length]]), self.network)
         cut = ""
         if len(ids) > length:
             begin = max(written.rfind(prompt), 0)
             cut = written[max(places[length][0], begin) : begin + len(prompt)]
-        return torch.tensor([ids[:length]]), tuple(cut.split())
+        return known, tuple(cut.split())
 
     def padded(self, ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Ids `[1, length]` with padding on the tokenizer's side, and the mask of the real ones, bool."""

@@ -6,6 +6,7 @@ and peft's (`unet.down_blocks.0....to_q.lora_A`).  Both come out as (network, la
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,12 @@ class Low:
     def difference(self, device: torch.device) -> Tensor:
         """up @ down, float32 `[out, in, ...]`, without the strength."""
         up, down = self.up.to(device, torch.float32), self.down.to(device, torch.float32)
-        return (up.flatten(1) @ down.flatten(1) * self.factor).reshape(up.shape[0], *down.shape[1:])
+        return (up.flatten(1) @ down.flatten(1) * self.factor).reshape(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the difference, known before it is made: two thin halves can have a product that fits nowhere."""
+        return self.up.shape[0], *self.down.shape[1:]
 
 
 def read(path: Path) -> dict[tuple[str, str], Low]:
@@ -76,16 +82,24 @@ def read(path: Path) -> dict[tuple[str, str], Low]:
             continue
         stem = name.removesuffix(ending)
         up = tensors.get(stem + UP[DOWN.index(ending)])
-        if up is None or up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0]:
+        if up is None or not _fit(down, up):
             raise CheckpointError(f"{path.name}: {stem} has no second half that fits its first.")
-        rank = down.shape[0]
         alpha = tensors.get(f"{stem}.alpha")
-        factor = float(alpha) / rank if alpha is not None else 1.0
+        if alpha is not None and not (alpha.numel() == 1 and math.isfinite(alpha)):
+            raise CheckpointError(f"{path.name}: the alpha of {stem} is no number.")
+        factor = float(alpha) / down.shape[0] if alpha is not None else 1.0
         found[_place(stem)] = Low(stem, down, up, factor)
     if not found:
         seen = ", ".join(list(header)[:3]) or "nothing"
         raise CheckpointError(f"{path.name} is no LoRA: it holds {seen}, and no pair of low-rank weights.")
     return found
+
+
+def _fit(down: Tensor, up: Tensor) -> bool:
+    """Whether two halves can be multiplied."""
+    if min(down.ndim, up.ndim) < 2 or not (down.is_floating_point() and up.is_floating_point()):
+        return False
+    return down.shape[0] == up.flatten(1).shape[1] > 0
 
 
 def _place(stem: str) -> tuple[str, str]:

@@ -31,11 +31,12 @@ import transformers.utils.logging as transformers_log
 
 from graphengine.collector import uncollected
 from graphengine.errors import CheckpointError
+from graphengine.models import alone, control_files, control_net
 from graphengine.models.checkpoint import at, source_of
 from graphengine.models.family import DenoiserAdapter, TextAdapter, VAEAdapter
 from graphengine.models.variant import variant
 from graphengine.settings import Settings
-from graphengine.values import VAE, Denoiser, Handle, TextEncoder
+from graphengine.values import VAE, ControlNet, Denoiser, Handle, TextEncoder
 
 transformers_log.disable_progress_bar()
 transformers_log.set_verbosity_error()  # what is missing is told by `network`, in a sentence
@@ -75,6 +76,9 @@ class ModelMemory:
     def vae(self, handle: VAE) -> VAEAdapter:
         return self._part(handle, "VAE")
 
+    def control_net(self, handle: ControlNet) -> control_net.ControlAdapter:
+        return self._part(handle, "ControlNet")
+
     def release(self) -> None:
         """Let go of every part; what is in use stays until its user is done."""
         with self._lock:
@@ -100,14 +104,28 @@ class ModelMemory:
     def _plain(self, handle: Handle, part: str) -> Any:
         """A part as its file has it."""
         place = handle, part
+        if isinstance(handle, ControlNet):
+            return self._steering(handle, place)
         if place not in self._parts:
             path = Path(handle.folder)
             self._check(handle, path)
-            source = source_of(path)
+            source = alone.source_of(handle) if handle.alone else source_of(path)
             self._make_room(source.numbers(ROLES[part]) * self.dtype.itemsize)
             with uncollected(freeze=True):
                 family = importlib.import_module(f"graphengine.models.families.{handle.family}")
                 made = getattr(family, part)(source, self.device, self.dtype)
+            self._check(handle, path)
+            self._keep(place, made, _own_bytes(made))
+        return self._parts[place]
+
+    def _steering(self, handle: ControlNet, place: Place) -> Any:
+        if place not in self._parts:
+            path = Path(handle.folder)
+            self._check(handle, path)
+            file = control_files.at(path, self._settings, handle.checkpoint)
+            self._make_room(file.numbers * self.dtype.itemsize)
+            with uncollected(freeze=True):
+                made = control_net.load(file, self.device, self.dtype)
             self._check(handle, path)
             self._keep(place, made, _own_bytes(made))
         return self._parts[place]
@@ -130,7 +148,12 @@ class ModelMemory:
 
     def _check(self, handle: Handle, place: Path) -> None:
         """Weights that are not those that the run was planned with fail it: its keys would name others."""
-        if not place.exists() or at(place, self._settings).digest != handle.digest:
+        look = control_files.at if isinstance(handle, ControlNet) else at
+        if handle.alone:
+            same = place.exists() and alone.digest_of(handle, self._settings) == handle.digest
+        else:
+            same = place.exists() and look(place, self._settings).digest == handle.digest
+        if not same:
             raise CheckpointError(
                 f"the checkpoint {handle.checkpoint} was changed while the run went on. Run it again."
             )

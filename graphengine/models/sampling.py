@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from graphengine.diffusion.flow import PROBABILITY_FLOW, FlowSchedule, exploding
 from graphengine.diffusion.masks import masked_denoise
 from graphengine.diffusion.noise import NoiseSource, batch_seeds
 from graphengine.diffusion.samplers import Denoise, sampler
-from graphengine.diffusion.sigmas import sigma_schedule
+from graphengine.diffusion.sigmas import Schedule, sigma_schedule
+from graphengine.models.control_net import ControlAdapter, Steering, prepare
 from graphengine.models.family import DenoiserAdapter, Prompts
-from graphengine.values import Conditioning, Guider, Latent, Mask
+from graphengine.values import Conditioning, ControlNet, Guider, Image, Latent, Mask
 
 Progress = Callable[[int, int, Tensor | None], None]
 """Steps through, steps in all, and the present estimate of the clean latents."""
@@ -23,7 +25,7 @@ Progress = Callable[[int, int, Tensor | None], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a sampling run."""
+    """What is wanted of a sampling run; `start` and `stop` are shares of its steps."""
 
     positive: Conditioning
     negative: Conditioning | None
@@ -33,6 +35,10 @@ class Request:
     sampler: str
     schedule: str
     denoise: float = 1.0
+    start: float = 0.0
+    stop: float = 1.0
+    control_nets: Mapping[ControlNet, ControlAdapter] = field(default_factory=dict)
+    """The loaded networks of the prompts' controls."""
 
 
 @torch.no_grad()
@@ -40,65 +46,176 @@ def sample(model: DenoiserAdapter, latent: Latent, request: Request, progress: P
     """Denoised samples `[B, C, h, w]` on the CPU.
 
     With `denoise` 1 the latent is ignored and x starts at pure noise; below 1 it starts at the latent with the noise
-    of the first level.
+    of the first level.  With `start` above 0 the latent is noisy already, as a run with the same `stop` leaves it.
     `progress(done, total, denoised)` is called after every step and may raise.
     """
     batch, *shape = latent.samples.shape
     noise = NoiseSource(batch_seeds(request.seed, batch), tuple(shape), model.device, torch.float32)
     schedule = model.schedule_for((batch, *shape))
     sigmas = sigma_schedule(request.schedule, schedule, request.steps, request.denoise)
-    clean = latent.samples.to(model.device, torch.float32)
-    drawn, first = noise(), float(sigmas[0])
-    x = schedule.start(drawn, first) if request.denoise == 1 else schedule.noised(clean, drawn, first)
-    call = _guided(model, request, batch, sigmas)
-    if latent.mask is not None:
-        mask = _latent_mask(latent.mask, clean)
+    call = _guided(model, request, latent, sigmas)
+    clean, drawn = latent.samples.to(model.device, torch.float32), noise()
+    first, last = _part(request, len(sigmas) - 1)
+    ended = 1.0
+    for _ in range(first):
+        noise()  # each step but the last draws at most once: the parts of a run draw what the whole would
+    sigmas = sigmas[first : last + 1]
+    x = _begun(schedule, request, clean, drawn, float(sigmas[0]))
+    if latent.mask is not None and not model.reads_mask:
+        mask = _limits(latent.mask, clean, request)
         call = masked_denoise(call, mask, clean, lambda sigma: schedule.noised(clean, drawn, sigma))
     if isinstance(schedule, FlowSchedule) and request.sampler not in PROBABILITY_FLOW:
         call, sigmas = exploding(call), exploding_sigmas(sigmas)
         x = x * (1 + float(sigmas[0]))
+        ended = 1 + float(sigmas[-1])
     total = len(sigmas) - 1
     progress(0, total, None)
     for step in sampler(request.sampler)(call, x, sigmas.to(model.device), noise):
         x = step.x
         progress(step.index + 1, total, step.denoised)
-    return x.cpu()
+    return (x / ended).cpu()
 
 
-def _guided(model: DenoiserAdapter, request: Request, batch: int, sigmas: Tensor) -> Denoise:
-    """`denoise(x, sigma)` with the prompts built in; both branches go through the network as one batch."""
-    wanted = Prompts.of(request.positive, batch, model.device, request.guider.scale)
+def sample_singly(model: DenoiserAdapter, latent: Latent, request: Request, progress: Progress) -> Tensor:
+    """Like `sample`, picture by picture, for less memory."""
+    batch = latent.samples.shape[0]
+    rows = []
+    for row, seed in enumerate(batch_seeds(request.seed, batch)):
+        negative = None if request.negative is None else _row_of(request.negative, row)
+        own = replace(request, seed=seed, positive=_row_of(request.positive, row), negative=negative)
+
+        def report(done: int, total: int, denoised: Tensor | None, row: int = row) -> None:
+            progress(row * total + done, batch * total, denoised)
+
+        rows.append(sample(model, _row_of(latent, row), own, report))
+    return torch.cat(rows)
+
+
+Rows = TypeVar("Rows", Latent, Conditioning)
+
+
+def _row_of(value: Rows, row: int) -> Rows:
+    """One picture's part of a batch; what is shared by all stays."""
+
+    def part(tensor: Any) -> Any:
+        return tensor if tensor is None or tensor.shape[0] == 1 else tensor[row : row + 1]
+
+    if isinstance(value, Latent):
+        mask = None if value.mask is None else Mask(part(value.mask.alpha))
+        return replace(value, samples=part(value.samples), mask=mask, beside=part(value.beside))
+    extras = {name: part(tensor) for name, tensor in value.extras.items()}
+    controls = tuple(replace(control, hint=Image(part(control.hint.pixels))) for control in value.controls)
+    return replace(value, features=part(value.features), extras=extras, controls=controls)
+
+
+def _part(request: Request, steps: int) -> tuple[int, int]:
+    """The first of the steps to do, and the first that is left."""
+    first, last = round(request.start * steps), round(request.stop * steps)
+    if last <= first:
+        raise ValueError(f"no step lies between start {request.start} and stop {request.stop} of {steps} steps.")
+    return first, last
+
+
+def _begun(schedule: Schedule, request: Request, latent: Tensor, drawn: Tensor, level: float) -> Tensor:
+    if request.start:
+        return latent
+    return schedule.start(drawn, level) if request.denoise == 1 else schedule.noised(latent, drawn, level)
+
+
+def _beside(model: DenoiserAdapter, latent: Latent) -> Tensor | None:
+    """What the network reads beside the latent.  Raises ValueError when the latent has something else."""
+    given = 0 if latent.beside is None else latent.beside.shape[1]
+    if not model.beside and (latent.mask is not None or not given):
+        return None  # other networks repaint within a mask as well
+    if given == model.beside and latent.beside is not None:
+        return latent.beside.to(model.device, torch.float32)
+    own = latent.space.channels
+    if not model.beside:
+        source = "was not trained to edit pictures by instructions: use VAEEncode"
+    elif model.reads_mask:
+        source = "wants a mask and a masked picture too: use InpaintLatent"
+    else:
+        source = "wants a picture to edit too: use InstructLatent"
+    raise ValueError(f"the network reads {own + model.beside} channels, the latent gives {own + given}. It {source}.")
+
+
+def _guided(model: DenoiserAdapter, request: Request, latent: Latent, sigmas: Tensor) -> Denoise:
+    """`denoise(x, sigma)` with the prompts built in; all branches go through the network as one batch."""
+    batch, beside = latent.samples.shape[0], _beside(model, latent)
+    controls, counter = _controls(model, request, latent, sigmas)
+    wanted = Prompts.of(request.positive, batch, model.device, request.guider.scale).told(beside)
+    wanted = replace(wanted, controls=controls)
+    image_scale = request.guider.image_scale
+    if image_scale is not None and (not model.beside or model.reads_mask):
+        raise ValueError("the guidance weighs a picture to edit, but this network reads none. Use Guidance.")
     if model.embeds_guidance:
-        return lambda x, sigma: model.denoise(x, sigma, wanted)
+        return lambda x, sigma: model.denoise(x, sigma, wanted.at(sigma))
     guidance = _guidance(model, request.guider, sigmas)
     if request.negative is None:
         if isinstance(guidance, guide.Plain):
-            return lambda x, sigma: model.denoise(x, sigma, wanted)
+            return lambda x, sigma: model.denoise(x, sigma, wanted.at(sigma))
         raise ValueError("guidance other than 1 needs a negative prompt; link `negative`, or set guidance to 1.")
-    both = wanted + Prompts.of(request.negative, batch, model.device, request.guider.scale, negative=True)
+    bare = Prompts.of(request.negative, batch, model.device, request.guider.scale, negative=True)
+    bare = replace(bare, controls=counter)
+    rows = wanted + bare.told(beside)
+    if image_scale not in (None, 1) and beside is not None:
+        rows += bare.told(torch.zeros_like(beside))
+    branches = rows.features.shape[0] // batch
 
     def call(x: Tensor, sigma: Tensor) -> Tensor:
         level = float(sigma)
         if not guidance.needs_unconditional(level):
-            return model.denoise(x, sigma, wanted)
-        conditional, unconditional = model.denoise(torch.cat([x, x]), sigma, both).chunk(2)
-        return guidance.combine(conditional, unconditional, x, level)
+            return model.denoise(x, sigma, wanted.at(sigma))
+        estimates = model.denoise(torch.cat([x] * branches), sigma, rows.at(sigma))
+        return guidance.combine(estimates[:batch], estimates[batch:], x, level)
 
     return call
 
 
+def _controls(
+    model: DenoiserAdapter, request: Request, latent: Latent, sigmas: Tensor
+) -> tuple[tuple[Steering, ...], tuple[Steering, ...]]:
+    """What steers the branch of the positive prompt, and what steers that of the negative one."""
+    batch, _, height, width = latent.samples.shape
+    levels = sigmas[:-1].tolist()
+
+    def ready(prompt: Conditioning | None) -> tuple[Steering, ...]:
+        found: list[Steering] = []
+        for control in prompt.controls if prompt is not None else ():
+            network = request.control_nets[control.network]
+            model.check_control(network)
+            steering = prepare(control, network, (batch, height, width), model.device, levels)
+            found += [steering] if steering is not None else []
+        return tuple(found)
+
+    wanted, own = ready(request.positive), ready(request.negative)
+    if request.negative is None or not request.negative.controls:
+        own = tuple(steering for steering in wanted if steering.control.unwanted)
+    return wanted, tuple(steering for steering in own if not steering.network.only_wanted)
+
+
 def _guidance(model: DenoiserAdapter, guider: Guider, sigmas: Tensor) -> guide.Guidance:
     if guider.scale == 1:
-        return guide.Plain()
-    if guider.rescale:
-        inner: guide.Guidance = guide.Rescaled(guider.scale, guider.rescale)
+        inner: guide.Guidance = guide.Plain()
+    elif guider.rescale:
+        inner = guide.Rescaled(guider.scale, guider.rescale)
     else:
         inner = model.guidance(guider.scale)
+    if guider.image_scale is not None and guider.image_scale != 1:
+        inner = guide.Pictured(inner, guider.image_scale)
+    elif guider.scale == 1:
+        return inner
     if guider.start == 0 and guider.end == 1:
         return inner
     levels = sigmas[:-1].tolist()
     inside = levels[round(guider.start * len(levels)) : round(guider.end * len(levels))]
     return guide.Interval(inner, inside[-1], inside[0]) if inside else guide.Plain()
+
+
+def _limits(mask: Mask, like: Tensor, request: Request) -> Tensor:
+    if request.start:
+        raise ValueError("a noisy latent cannot be limited to a mask: what it was before is not known.")
+    return _latent_mask(mask, like)
 
 
 def _latent_mask(mask: Mask, like: Tensor) -> Tensor:

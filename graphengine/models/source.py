@@ -6,20 +6,37 @@ part and never open a file themselves.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import CheckpointError
-from graphengine.models.weights import load_tensors, read_header, weight_files
+from graphengine.models.weights import load_tensors, read_header, read_object, weight_files
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 DENOISERS = ("unet", "transformer")
+MOST_TIMESTEPS = 100_000
+CODE = (
+    "auto_map",
+    "custom_pipeline",
+    "custom_pipelines",
+    "trust_remote_code",
+    "quantization_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_experts_implementation",
+    "experts_implementation",
+    "use_kernels",
+    "kernel_config",
+    "fusion_config",
+)
+"""Entries of a config by which modules are imported that no family has asked for."""
+HARMLESS = (None, False, "", "eager", "sdpa")
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class Source:
         return (self.folder / part).is_dir()
 
     def config(self, part: str) -> dict[str, Any]:
-        """The `config.json` of a part.  Raises CheckpointError."""
+        """The `config.json` of a part.  Raises CheckpointError, also when it asks for code."""
         return read_json(self.folder / part / "config.json")
 
     @cached_property
@@ -91,14 +108,31 @@ class Source:
     def class_of(self, part: str) -> str:
         """The class that a part's config names."""
         config = self.config(part)
-        return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
+        built = config.get("architectures")
+        return str(config.get("_class_name") or (built[0] if isinstance(built, list) and built else "?"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name} cannot be read: {error}.") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path.parent.name}/{path.name} is not an object.")
-    return document
+    """A config, which may hold no more than facts.  Raises CheckpointError."""
+    config, where = read_object(path), f"{path.parent.name}/{path.name}"
+    check_plain(config, where)
+    steps = config.get("num_train_timesteps", 1)
+    if type(steps) is not int or not 1 <= steps <= MOST_TIMESTEPS:
+        raise CheckpointError(f"{where} has {str(steps)[:30]} timesteps; expected 1 to {MOST_TIMESTEPS:,}.")
+    return config
+
+
+def check_plain(config: Any, where: str) -> None:
+    """Refuse a config that names code, or how to run it, at any depth.  Raises CheckpointError."""
+    left = [config]
+    while left:
+        now = left.pop()
+        if isinstance(now, list):
+            left += now
+        elif isinstance(now, dict):
+            left += now.values()
+            for name, value in now.items():
+                if name.startswith("__") or (name in CODE and value not in HARMLESS):
+                    raise CheckpointError(
+                        f"{where} asks for {name} {str(value)[:60]!r}; code that a model names is never run."
+                    )

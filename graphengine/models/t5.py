@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphengine.models.network import transformers_network
+from graphengine.models.network import known_ids, refusing, transformers_config, transformers_network
 from graphengine.models.source import Source
+from graphengine.models.tokenizer import open_tokenizer
 
 
 class T5Encoder:
@@ -17,22 +18,23 @@ class T5Encoder:
     def __init__(self, source: Source, part: str, tokenizer: str, device: str, dtype: torch.dtype):
         from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            source.tokenizer(tokenizer), local_files_only=True, **source.tokenizer_options(tokenizer)
-        )
+        where = f"{source.name}/{part}"
+        self._tokenizer: Any = open_tokenizer(AutoTokenizer, source, tokenizer)
         model_class, config_class = _classes(source.class_of(part))
-        config = config_class(**source.config(part))
+        config = transformers_config(config_class, source.config(part), where)
         tensors = source.tensors(part, dtype)
-        self.network: Any = transformers_network(model_class, config, tensors, f"{source.name}/{part}", device, dtype)
+        self.network: Any = transformers_network(model_class, config, tensors, where, device, dtype)
         self._device = device
 
     def tokens(self, text: str, length: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Token ids `[1, length]`, padded; the mask of the real ones, bool `[1, length]`; the words that did not fit."""
-        made = self._tokenizer(text, padding="max_length", max_length=length, truncation=True)
-        every = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        pieces = self._tokenizer.convert_ids_to_tokens(every[length - 1 :])
-        cut = "".join(pieces).replace("▁", " ").split()
-        return torch.tensor([made["input_ids"]]), torch.tensor([made["attention_mask"]]).bool(), tuple(cut)
+        with refusing("the tokenizer cannot read the prompt"):
+            made = self._tokenizer(text, padding="max_length", max_length=length, truncation=True)
+            every = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            pieces = self._tokenizer.convert_ids_to_tokens(every[length - 1 :])
+            ids = known_ids(torch.tensor([made["input_ids"]]), self.network)
+            mask = torch.tensor([made["attention_mask"]]).bool()
+        return ids, mask, tuple("".join(pieces).replace("▁", " ").split())
 
     @torch.no_grad()
     def run(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

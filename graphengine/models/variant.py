@@ -12,6 +12,7 @@ on top; there is nothing to undo.  Patches that commute are applied in one fixed
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,12 @@ def _lora(adapter: Any, patch: Patch) -> Any:
 
 def _add(module: Any, low: lora.Low, patch: Patch) -> None:
     weight = module.weight
-    delta = low.difference(weight.device)
-    if delta.numel() != weight.numel():
+    if math.prod(low.shape) != weight.numel():
         raise CheckpointError(
-            f"the LoRA {patch.name} does not fit this model: {low.name} changes {list(delta.shape)}, "
+            f"the LoRA {patch.name} does not fit this model: {low.name} changes {list(low.shape)}, "
             f"the layer has {list(weight.shape)}. It was made for another family."
         )
+    delta = low.difference(weight.device)
     changed = weight.float() + patch.values[0] * delta.reshape(weight.shape)
     module.weight = nn.Parameter(changed.to(weight.dtype), requires_grad=False)
 
@@ -159,4 +160,9 @@ def _tiled(adapter: Any, patch: Patch) -> Any:
     return _with_networks(adapter, change)
 
 
-APPLY: dict[str, Callable[[Any, Patch], Any]] = {"lora": _lora, "clip_skip": _clip_skip, "freeu": _freeu, "tiled": _tiled}
+APPLY: dict[str, Callable[[Any, Patch], Any]] = {
+    "lora": _lora,
+    "clip_skip": _clip_skip,
+    "freeu": _freeu,
+    "tiled": _tiled,
+}

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
-HEADER_LIMIT = 100 * 2**20
+PROTOCOLS = tuple(bytes((0x80, version)) for version in range(6))
+"""How pickles begin; lengths of headers may begin so as well, but then a header follows."""
+HEADER_LIMIT = 16 * 2**20
+DOCUMENT_LIMIT, VOCABULARY_LIMIT = 4 * 2**20, 64 * 2**20
+MOST_TENSORS, MOST_CONTAINERS, MOST_SIDES = 2**15, 2**20, 8
+LONGEST = 2**48
+"""Of a side or a place in a file; products of eight such are still exact."""
 WIDTHS = {
     "F64": 8,
     "F32": 4,
@@ -67,38 +73,96 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         CheckpointError: the file is none, is pickled, or its header, its tensors and its length do not agree.
     """
     where = f"{path.parent.name}/{path.name}"
+    if not path.is_file():  # a folder, or a pipe that would never end
+        raise CheckpointError(f"{where} is no file of weights.")
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        whole = size >= 8 and length <= min(size - 8, HEADER_LIMIT)
+        if not (whole and start[8:] == b"{") and (start[:2] == b"PK" or start[:2] in PROTOCOLS):
             raise CheckpointError(refusal(path))
-        if size < 8 or length > min(size - 8, HEADER_LIMIT):
+        if not whole:
             raise CheckpointError(f"{where} is no safetensors file, or it is truncated: {size} bytes.")
+        file.seek(8)
         try:
-            header = json.loads(file.read(length))
-            tensors, ends = _tensors(header)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            header = parse(file.read(length), only_once)
+            tensors, end = _tensors(header)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CheckpointError(f"{where}: the safetensors header is damaged.") from None
-    if missing := 8 + length + max(ends, default=0) - size:
+    if missing := 8 + length + end - size:
         what = f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many"
         raise CheckpointError(f"{where} is truncated or damaged: {what}.")
     return tensors
 
 
-def _tensors(header: dict[str, Any]) -> tuple[dict[str, TensorInfo], list[int]]:
-    tensors, ends = {}, []
+def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two equal ones, two readers may believe different ones."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice")
+    return made
+
+
+def _tensors(header: dict[str, Any]) -> tuple[dict[str, TensorInfo], int]:
+    """The tensors, and where the last one ends; they lie one behind the other, without gaps."""
+    if len(header) > MOST_TENSORS:
+        raise ValueError(len(header))
+    tensors, places = {}, []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        begin, end = (int(place) for place in entry["data_offsets"])
-        shape = tuple(int(side) for side in entry["shape"])
-        info = TensorInfo(str(entry["dtype"]), shape)
-        if min(shape, default=0) < 0 or begin < 0 or end - begin != info.numbers * WIDTHS[info.dtype]:
+        begin, end = (_whole(place) for place in entry["data_offsets"])
+        info = TensorInfo(entry["dtype"], tuple(_whole(side) for side in entry["shape"]))
+        if len(info.shape) > MOST_SIDES or end - begin != info.numbers * WIDTHS[info.dtype]:
             raise ValueError(name)
         tensors[name] = info
-        ends.append(end)
-    return tensors, ends
+        places.append((begin, end))
+    reached = 0
+    for begin, end in sorted(places):
+        if begin != reached:
+            raise ValueError(begin)
+        reached = end
+    return tensors, reached
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < LONGEST:
+        raise ValueError(value)
+    return value
+
+
+def parse(content: bytes, pairs: Any = None) -> Any:
+    """JSON with no more containers than memory is to be spent on; with `pairs`, without NaN and Infinity.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if content.count(b"[") + content.count(b"{") > MOST_CONTAINERS:
+        raise ValueError("it has too many parts")
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"it has a {constant}")
+
+    return json.loads(content.decode("utf-8"), object_pairs_hook=pairs, parse_constant=refuse if pairs else None)
+
+
+def read_object(path: Path, limit: int = DOCUMENT_LIMIT, pairs: Any = None) -> dict[str, Any]:
+    """A JSON object.  Raises CheckpointError when it is none, or larger than `limit` bytes."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{where} cannot be read: it is no file.")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise CheckpointError(f"{where} cannot be read: it has more than {limit:,} bytes.")
+        document = parse(content, pairs)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} cannot be read: {error}.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{where} is not an object.")
+    return document
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -111,10 +175,13 @@ def weight_files(folder: Path) -> list[Path]:
         if index.name.count(".") > 3:  # a variant, such as .fp16.
             continue
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            names = sorted({str(name) for name in read_object(index)["weight_map"].values()})
+        except (KeyError, AttributeError):
             raise CheckpointError(f"{folder.name}/{index.name} cannot be read.") from None
-        shards = [folder / Path(str(name)).name for name in names]
+        odd = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+        if odd:
+            raise CheckpointError(f"{folder.name}/{index.name} names {odd[0][:60]!r}, which is no shard beside it.")
+        shards = [folder / name for name in names]
         absent = [shard.name for shard in shards if not shard.is_file()]
         if absent:
             raise CheckpointError(f"{folder.parent.name}/{folder.name} lacks {', '.join(absent)}.")

@@ -22,6 +22,24 @@ FAMILIES = {
     "ZImageTransformer2DModel": "z_image",
 }
 """The module that drives a class of denoiser."""
+PROMPTS = {
+    ("stable_diffusion", 768): "sd1",
+    ("stable_diffusion", 1024): "sd2",
+    ("stable_diffusion_xl", 2048): "sdxl",
+    ("stable_diffusion_xl", 1280): "sdxl_refiner",
+    ("stable_diffusion_3", 4096): "sd3",
+    ("flux", 4096): "flux",
+}
+"""Standards of prompts: a family, and the width of the text features that its denoiser reads."""
+FAMILY_OF = {standard: family for (family, _), standard in PROMPTS.items()}
+VAES = {
+    "sdxl": "stable_diffusion_xl",
+    "AutoencoderKL": "stable_diffusion",
+    "AutoencoderDC": "sana",
+    "AutoencoderKLFlux2": "flux_2",
+    "AutoencoderKLQwenImage": "qwen_image",
+}
+"""The module that drives an autoencoder by itself, by the kind of its latents or else by its class."""
 
 
 def family_of(denoiser: str, config: Mapping[str, Any]) -> str | None:
@@ -31,3 +49,9 @@ def family_of(denoiser: str, config: Mapping[str, Any]) -> str | None:
     if denoiser == "Transformer2DModel" and config.get("norm_type") == "ada_norm_single":
         return "pixart"
     return FAMILIES.get(denoiser)
+
+
+def prompts_of(family: str, config: Mapping[str, Any]) -> str | None:
+    """The standard of the prompts that a denoiser reads; None when it is not known."""
+    width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
+    return PROMPTS.get((family, width)) if isinstance(width, int) else None

@@ -7,6 +7,8 @@ What is unwanted has a low score, and is zeros where nothing is said: so the net
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -33,17 +35,11 @@ class Denoiser(stable_diffusion.Denoiser):
         super().__init__(source, device, dtype)
         self._factor = 2 ** (len(source.config("vae").get("block_out_channels") or [1, 1, 1, 1]) - 1)
 
-    def _call(self, scaled: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        return self.network(
-            scaled,
-            timestep,
-            prompts.features.to(self._dtype),
-            added_cond_kwargs={
-                "text_embeds": prompts.extras["pooled"].to(self._dtype),
-                "time_ids": self._picture(scaled, prompts),
-            },
-            return_dict=False,
-        )[0]
+    def _added(self, scaled: Tensor, prompts: Prompts) -> Mapping[str, Tensor]:
+        return {
+            "text_embeds": prompts.extras["pooled"].to(self._dtype),
+            "time_ids": self._picture(scaled, prompts),
+        }
 
     def _picture(self, latents: Tensor, prompts: Prompts) -> Tensor:
         """The numbers `[B, 6 or 5]`: a picture of the latents' size, uncropped."""

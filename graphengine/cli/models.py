@@ -1,0 +1,96 @@
+"""`graphengine models`: what lies in the model folders, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from graphengine.cli import options
+from graphengine.cli.console import line, out, say
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UNITS = (("B", 1), ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30))
+COUNTS = (("", 1), ("K", 10**3), ("M", 10**6), ("B", 10**9))
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(models)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="A model, for all about it; none for the list.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what lies in the model folders, with what it is and what is wrong with it; loads nothing."""
+    from graphengine.models.inventory import Entry, inventory
+
+    settings = options.settings()
+    if name is not None:
+        _all_about(name, as_json)
+        return
+    entries: list[Entry] = list(inventory(settings))
+    if as_json:
+        line({"models": [asdict(entry) for entry in entries]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "kind", "family", "parameters", "format", "size"):
+        table.add_column(title, justify="right" if title in ("parameters", "size") else "left", no_wrap=title == "size")
+    table.add_column("missing or wrong")
+    for entry in entries:
+        size, count = _scaled(entry.bytes, UNITS), _scaled(entry.parameters, COUNTS)
+        row = (entry.name, entry.kind, _family(entry), count, ", ".join(list(entry.formats)[:2]), size)
+        table.add_row(*(escape(_plain(word)) for word in row), f"[yellow]{escape(_plain(entry.wrong))}[/]")
+    out.print(table)
+    if not entries:
+        say("there is no model in the model folders.")
+
+
+def _all_about(name: str, as_json: bool) -> None:
+    from graphengine.models.inventory import digests, named
+
+    settings = options.settings()
+    entries = named(name, settings)
+    sums = [digests(entry, settings) for entry in entries]
+    if as_json:
+        pairs = zip(entries, sums, strict=True)
+        line({"models": [asdict(entry) | {"sha256": found} for entry, found in pairs]})
+        return
+    for entry, found in zip(entries, sums, strict=True):
+        facts = {
+            "kind": entry.kind,
+            "family": _family(entry),
+            "layout": entry.layout,
+            "method": entry.method,
+            "parameters": f"{entry.parameters:,}" if entry.parameters else "",
+            "format": ", ".join(f"{kind} ({count} tensors)" for kind, count in entry.formats.items()),
+            "size": f"{entry.bytes:,} bytes" if entry.bytes else "",
+            "parts": ", ".join(f"{part} ({prefix or 'no prefix'})" for part, prefix in entry.parts.items()),
+            "place": entry.path,
+            **{f"SHA-256 of {file[len(entry.path) + 1 :] or 'the file'}": digest for file, digest in found.items()},
+            "wrong": entry.wrong,
+        }
+        out.print(f"[bold]{escape(_plain(entry.name))}[/]")
+        for title, text in facts.items():
+            if text:
+                out.print(f"  {escape(_plain(title))}: {escape(_plain(text))}")
+
+
+def _family(entry: object) -> str:
+    family, variant = getattr(entry, "family", ""), getattr(entry, "variant", "")
+    return f"{family} ({variant})" if family and variant and variant != family else family or variant
+
+
+def _plain(text: str) -> str:
+    """Text that somebody else wrote, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _scaled(count: int, units: tuple[tuple[str, int], ...]) -> str:
+    word, unit = next((pair for pair in reversed(units) if count >= pair[1]), units[0])
+    if not count:
+        return ""
+    return f"{count / unit:.1f} {word}".rstrip() if unit > 1 else f"{count} {word}".rstrip()
