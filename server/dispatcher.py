@@ -28,7 +28,7 @@ from graphengine.settings import Settings
 
 from . import protocol
 from .configuration import Configuration
-from .hub import SEQUENCE, Hub, event
+from .hub import SEQUENCE, Hub, event, sequence
 from .ledger import Ledger
 from .process import Held, WorkerProcess
 from .spare import Spare
@@ -319,11 +319,14 @@ class Dispatcher:
                 break
             except StoreError:
                 await asyncio.sleep(RETRY_SECONDS)
-        if row is not None:
-            self.hub.publish(
-                held.run, [event("queued", held.run, (held.attempt + 1) * SEQUENCE - 1, workflow=row.workflow)]
-            )
-            self.add(waiting(row), row.client)
+        if row is None:
+            return
+        if row.status == "cancelled":
+            self._told(held.run, "cancelled", [self._closing(held, "cancelled", "[]")])
+            return
+        queued = event("queued", held.run, (held.attempt + 1) * SEQUENCE - 1, workflow=row.workflow)
+        self.hub.publish(held.run, [queued])
+        self.add(waiting(row), row.client)
 
     async def _look(self) -> None:
         """Look after the workers: who is silent, whose run takes too long, who does not stop."""
@@ -380,9 +383,11 @@ class Dispatcher:
     async def cancel(self, run: str) -> str | None:
         """Cancel a run in any state; its status, or None when there is none."""
         status = await self.ledger.do(lambda store: store.cancel(run))
-        if status == "cancelled" and run in self.waiting:
+        stream = self.hub.streams.get(run)
+        if status == "cancelled" and stream and not stream.ended:
             self.remove(run)
-            self._told(run, "cancelled", [event("run_cancelled", run, SEQUENCE - 1)])
+            after = sequence(stream.lines[-1]) + 1 if stream.lines else SEQUENCE - 1
+            self._told(run, "cancelled", [event("run_cancelled", run, after)])
         if status == "running":
             for worker in self.workers:
                 if held := worker.held.get(run):

@@ -185,6 +185,15 @@ def test_losses_are_counted_and_lone_runs_marked(books):
     assert books.give_back("a", 1, alone=False, loss=True) is None
 
 
+def test_a_run_cancelled_while_its_worker_dies_is_not_queued_again(books):
+    books.accept(new("a"))
+    books.claim("a")
+    assert books.cancel("a") == "running"
+    assert books.give_back("a", 1, alone=True, loss=False).status == "cancelled"
+    assert books.claim("a") is None
+    assert books.read("a")["ended"] is not None
+
+
 def test_greater_priorities_go_first_and_clients_take_turns(books):
     for i in range(3):
         books.accept(new(f"ann{i}"))

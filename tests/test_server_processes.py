@@ -123,7 +123,7 @@ def test_who_must_run_alone_holds_nobody_up_and_can_be_cancelled(tmp_path):
         crash = server.submit(bad("KillsItself"))
         others = [server.submit(slow(*seconds, name=f"{i}")) for i, seconds in enumerate([(0.6,), (0.6,), (0.6, 3.0)])]
         server.post("/v1/queue/resume")
-        server.when(lambda: server.run(others[2])["status"] == "queued" and server.run(others[2])["attempt"] == 1)
+        server.when(lambda: (run := server.run(others[2]))["status"] == "queued" and run["attempt"] == 1)
         urgent = server.submit(trivial("urgent"), priority=50)
         server.http.delete(f"/v1/runs/{others[2]}")
         assert server.ended(urgent)["status"] == "finished"

@@ -158,14 +158,19 @@ class RunStore:
         return [ended > 0] * len(values)
 
     def give_back(self, id: str, attempt: int, *, alone: bool, loss: bool) -> Row | None:
-        """Put a running run back into the queue, because its worker is gone or the server stops."""
+        """Put a running run back into the queue, because its worker is gone or the server stops.
+
+        One that was to be cancelled meanwhile is cancelled by this instead; the row's status says which.
+        """
         held = [runs.c.id == id, runs.c.status == "running", runs.c.attempt == attempt, runs.c.epoch == self.epoch]
         change = {
-            "status": "queued",
+            "status": sa.case((runs.c.cancelling, "cancelled"), else_="queued"),
+            "ended": sa.case((runs.c.cancelling, time.time()), else_=None),
             "alone": sa.or_(runs.c.alone, sa.literal(alone)),
             "losses": runs.c.losses + int(loss),
         }
-        return self.connection.execute(sa.update(runs).where(*held).values(change).returning(*_WAITING)).first()
+        given = sa.update(runs).where(*held).values(change).returning(*_WAITING, runs.c.status)
+        return self.connection.execute(given).first()
 
     def cancel(self, id: str) -> str | None:
         """Cancel a run: one that waits ends here and now, one that runs is marked.  Its status, or None: unknown."""
