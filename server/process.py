@@ -192,6 +192,8 @@ class WorkerProcess:
                 raise TimeoutError
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ready.wait(), 0.2)
+        if self.gone:  # it was ready once; nobody would answer
+            raise WorkerLost
         self._number += 1
         number = self._number
         future: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()

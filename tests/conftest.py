@@ -13,6 +13,12 @@ from graphengine.testing import engine
 
 __all__ = ["engine"]
 ROOT = Path(__file__).parent.parent
+LONGEST = ("test_kill", "test_server_processes", "test_page", "test_model_memory", "test_openapi", "test_control_net")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no core waits for the other's last file."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -159,7 +159,8 @@ def load_ours(path: Path) -> None:
     find(path.name, own)
     started = time.process_time()
     denoiser, text, vae = find(path.name, own).handles()
-    memory.denoiser(denoiser), memory.text_encoder(text), memory.vae(vae)
+    for load, handle in ((memory.denoiser, denoiser), (memory.text_encoder, text), (memory.vae, vae)):
+        load(handle)
     tell(time.process_time() - started)
 
 

@@ -32,6 +32,9 @@ sys.path.insert(0, str(HERE))
 
 from serving import ENDED, Server, painting, trivial  # noqa: E402 - the tests' own module
 
+WRONG = ("lost", "doubled", "corrupt", "stuck", "lies", "slow")
+SLOW_SECONDS = 10.0
+"""How long a submission may wait for whoever takes the place of a process that was killed."""
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "linkat", "link", "unlink", "unlinkat", "ftruncate")
 IN_PLACE = """
 import time
@@ -99,10 +102,11 @@ class BrokenServer(Server):
 
 
 def at_random(kills: int, bug: str = "", seed: int = 0) -> dict[str, int]:
-    """Kill processes of a server under load; returns counts of what went wrong: lost, doubled, corrupt, stuck."""
+    """Kill processes of a server under load; returns counts of what went wrong."""
     dice = random.Random(seed)
     done, number = 0, 0
     accepted: dict[str, int | None] = {}
+    wrong = Counter[str]()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         server = BrokenServer(Path(folder), bug, losses="1000")
@@ -110,7 +114,7 @@ def at_random(kills: int, bug: str = "", seed: int = 0) -> dict[str, int]:
         while done < kills:
             for _ in range(dice.randint(2, 6)):
                 number += 1
-                number = submitted(server, number, dice, accepted)
+                number = submitted(server, number, dice, accepted, wrong)
             time.sleep(dice.random() * 0.15)
             target = "server" if bug else dice.choice(["server", "server", "worker", "clerk"])
             done += 1
@@ -121,19 +125,23 @@ def at_random(kills: int, bug: str = "", seed: int = 0) -> dict[str, int]:
                 hit(server, target)
             if done % 50 == 0:
                 print(f"{done} kills, {len(accepted)} runs, {time.monotonic() - started:.0f} s", file=sys.stderr)
-        wrong = examine(server, accepted)
+        wrong += examine(server, accepted)
         server.stop()
-    return wrong | {"kills": done, "runs": len(accepted)}
+    return {**dict.fromkeys(WRONG, 0), **wrong} | {"kills": done, "runs": len(accepted)}
 
 
-def submitted(server: Server, number: int, dice: random.Random, accepted: dict[str, int | None]) -> int:
+def submitted(
+    server: Server, number: int, dice: random.Random, accepted: dict[str, int | None], wrong: Counter[str]
+) -> int:
     """Submit one run, and write it down once it has been acknowledged."""
     paints = dice.random() < 0.5
     workflow = painting(number) if paints else trivial(f"run {number}", nodes=10)
     try:
+        began = time.monotonic()
         answer = server.post("/v1/runs", {"workflow": workflow})
     except httpx2.TransportError:
         return number
+    wrong["slow"] += time.monotonic() - began > SLOW_SECONDS or answer.status_code >= 500
     if answer.status_code == 202:
         accepted[answer.json()["id"]] = number if paints else None
         if dice.random() < 0.1:
@@ -152,7 +160,7 @@ def hit(server: Server, target: str) -> None:
 
 def examine(server: Server, accepted: dict[str, int | None]) -> Counter[str]:
     """What has become of every run that was acknowledged."""
-    wrong = Counter({"lost": 0, "doubled": 0, "corrupt": 0, "stuck": 0, "lies": 0})
+    wrong = Counter[str]()
     widths: Counter[int] = Counter()
     for path in (server.folder / "data" / "output").glob("[!.]*.png"):
         if (width := width_of(path)) is None:

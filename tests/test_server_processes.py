@@ -131,6 +131,14 @@ def test_who_must_run_alone_holds_nobody_up_and_can_be_cancelled(tmp_path):
         assert [server.ended(run)["status"] for run in others] == ["finished", "finished", "cancelled"]
 
 
+def test_a_submission_soon_after_the_clerk_died_is_taken_by_the_next(tmp_path):
+    with Server(with_zoo(tmp_path)) as server:
+        os.kill(server.workers()[0], signal.SIGKILL)
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
+            assert server.ended(server.submit(one("zoo.Slow", seconds=0.0)), 10)["status"] == "finished"
+
+
 def test_children_of_a_worker_go_with_it(server):
     child = int(server.ended(server.submit(bad("LeavesChildren")))["outputs"]["value"][0]["value"])
     server.ended(server.submit(bad("Exits")))
