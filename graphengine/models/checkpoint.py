@@ -22,7 +22,7 @@ from graphengine.models import library
 from graphengine.models.families import FAMILIES, family_of, prompts_of
 from graphengine.models.identify import compatible, identify
 from graphengine.models.single_file import SingleFile
-from graphengine.models.source import DENOISERS, Source, read_json
+from graphengine.models.source import DENOISERS, OWN, Source, read_json
 from graphengine.models.weights import PICKLES, VOCABULARY_LIMIT, read_header, refusal
 from graphengine.settings import Settings
 from graphengine.values import VAE, Denoiser, LatentSpace, TextEncoder
@@ -36,6 +36,8 @@ AUTOENCODERS = {
     ("AutoencoderKL", 16, 1.5305, 0.0609, 512): "sd3",
     ("AutoencoderKL", 16, 0.3611, 0.1159, 512): "flux",
     ("AutoencoderDC", 32, 0.41407, 0.0, 1024): "sana",
+    ("AutoencoderKLFlux2", 32, 1.0, 0.0, 512): "flux_2",
+    ("AutoencoderKLQwenImage", 16, 1.0, 0.0, 384): "qwen_image",
 }
 """Standards: class, channels, scaling, shift and widest layer of an autoencoder."""
 
@@ -49,6 +51,8 @@ class Checkpoint:
     family: str
     digest: str
     configs: dict[str, dict[str, Any]]
+    kinds: tuple[str, str] = ("", "")
+    """Digests of its vae and of its text encoders; empty where they are not told apart from the rest."""
 
     @property
     def space(self) -> LatentSpace:
@@ -65,7 +69,8 @@ class Checkpoint:
     def _space(self) -> LatentSpace:
         vae = self.configs["vae"]
         channels = int(vae.get("latent_channels") or vae.get("z_dim") or 4)
-        widths = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [1, 1, 1, 1]
+        steps = [int(vae.get("base_dim") or 1) * int(step) for step in vae.get("dim_mult") or [1, 1, 1, 1]]
+        widths = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or steps
         usual = (
             0.18215 if vae.get("_class_name") == "AutoencoderKL" else 1
         )  # of its class, where old configs are silent
@@ -73,13 +78,13 @@ class Checkpoint:
         standard = AUTOENCODERS.get((str(vae.get("_class_name")), channels, scaling, shift, widths[-1]))
         patch = vae.get("patch_size")
         side = int(patch[0]) if isinstance(patch, list) else 1  # of patches that latents are normalised in
-        return LatentSpace(channels * side**2, 2 ** (len(widths) - 1) * side, standard or self.digest)
+        return LatentSpace(channels * side**2, 2 ** (len(widths) - 1) * side, standard or self.kinds[0] or self.digest)
 
     @property
     def prompts(self) -> str:
         """The kind of its prompts."""
         denoiser = next((self.configs[part] for part in DENOISERS if part in self.configs), {})
-        return prompts_of(self.family, denoiser) or self.digest
+        return prompts_of(self.family, denoiser) or self.kinds[1] or self.digest
 
     def handles(self) -> tuple[Denoiser, TextEncoder, VAE]:
         """Handles on its three parts."""
@@ -176,10 +181,21 @@ def _read(name: str, folder: Path, cache: Path) -> Checkpoint:
     files = [file for part in parts for file in source.files(part)]
     for file in files:
         read_header(file)
-    sums = {str(f.relative_to(folder)): remembered_digest(f, cache) for f in files}
+    sums = {f"{file.parent.name}/{file.name}": remembered_digest(file, cache) for file in files}
     _check_sums(folder, sums)
-    text = json.dumps({"configs": configs, "sums": sums, "words": _vocabulary(folder)}, sort_keys=True)
-    return Checkpoint(name, folder, family, digest(text.encode()).hex(), configs)
+    words = [_vocabulary(source.tokenizer(f"tokenizer{part.removeprefix('text_encoder')}")) for part in source.texts]
+
+    def told(*parts: str) -> str:
+        own = {name: found for name, found in sums.items() if name.partition("/")[0] in parts}
+        facts = {
+            "configs": {part: configs[part] for part in parts},
+            "sums": own,
+            "words": words if parts != ("vae",) else [],
+        }
+        return digest(json.dumps(facts, sort_keys=True).encode()).hex()
+
+    whole = told(*parts, "scheduler", "model_index")
+    return Checkpoint(name, folder, family, whole, configs, (told("vae"), told(*source.texts)))
 
 
 def source_of(folder: Path) -> Source:
@@ -205,7 +221,7 @@ def _check_index(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
         return
     for part, entry in read_json(folder / "model_index.json").items():
-        if isinstance(entry, list) and entry and entry[0] not in (None, *LIBRARIES):
+        if isinstance(entry, list) and entry and entry[0] not in (None, OWN, *LIBRARIES):
             raise CheckpointError(
                 f"{folder.name}: the part {part} wants code from {str(entry[0])[:60]!r}; "
                 f"only classes of {' and '.join(LIBRARIES)} are loaded."
@@ -227,10 +243,11 @@ def check_links(path: Path, settings: Settings) -> None:
 
 
 def _vocabulary(folder: Path) -> list[str]:
-    files = [path for path in sorted(folder.glob("tokenizer*/*")) if path.is_file()]
+    """Digests of a tokenizer's files.  Raises CheckpointError."""
+    files = [path for path in sorted(folder.glob("*")) if path.is_file()]
     for path in files:
         if path.stat().st_size > VOCABULARY_LIMIT:
-            raise CheckpointError(f"{folder.name}/{path.parent.name}/{path.name} has too many bytes for a tokenizer.")
+            raise CheckpointError(f"{folder.parent.name}/{folder.name}/{path.name} has too many bytes for a tokenizer.")
     return [file_digest(path) for path in files]
 
 

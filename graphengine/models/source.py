@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DENOISERS = ("unet", "transformer")
+OWN = "graphengine"
+EMBEDDED = Path(__file__).parent.parent / "checkpoints"
+"""Whose parts another checkpoint may name as its own, instead of bringing a copy."""
 MOST_TIMESTEPS = 100_000
 CODE = (
     "auto_map",
@@ -50,18 +53,39 @@ class Source:
         return self.folder.name
 
     @cached_property
+    def _said(self) -> dict[str, Any]:
+        path = self.folder / "model_index.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
     def index(self) -> dict[str, Any]:
         """What `model_index.json` says beside naming the parts; empty where there is none.  Raises CheckpointError."""
-        path = self.folder / "model_index.json"
-        said = read_json(path) if path.is_file() else {}
-        return {name: value for name, value in said.items() if not name.startswith("_") and not isinstance(value, list)}
+        said = self._said.items()
+        return {name: value for name, value in said if not name.startswith("_") and not isinstance(value, list)}
+
+    def place(self, part: str) -> Path:
+        """The folder of a part: `["graphengine", NAME]` in the index means that of an embedded checkpoint.
+
+        Raises:
+            CheckpointError: there is no embedded checkpoint of that name.
+        """
+        named = self._said.get(part)
+        if not isinstance(named, list) or named[:1] != [OWN]:
+            return self.folder / part
+        embedded = sorted(folder.name for folder in EMBEDDED.iterdir() if (folder / part).is_dir())
+        if len(named) != 2 or named[1] not in embedded:
+            raise CheckpointError(
+                f"{self.name} takes its {part} from {str(named[1:])[:60]}; the embedded checkpoints that have one "
+                f"are {', '.join(embedded)}."
+            )
+        return EMBEDDED / named[1] / part
 
     def has(self, part: str) -> bool:
-        return (self.folder / part).is_dir()
+        return self.place(part).is_dir()
 
     def config(self, part: str) -> dict[str, Any]:
         """The `config.json` of a part.  Raises CheckpointError, also when it asks for code."""
-        return read_json(self.folder / part / "config.json")
+        return read_json(self.place(part) / "config.json")
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
@@ -70,7 +94,7 @@ class Source:
 
     def files(self, part: str) -> list[Path]:
         """The weights of a part.  Raises CheckpointError."""
-        return weight_files(self.folder / part)
+        return weight_files(self.place(part))
 
     def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """The weights of a part by name, in the names of diffusers or transformers.  Raises CheckpointError."""
@@ -84,7 +108,7 @@ class Source:
 
     def tokenizer(self, part: str = "tokenizer") -> Path:
         """The folder of a tokenizer."""
-        return self.folder / part
+        return self.place(part)
 
     def tokenizer_options(self, part: str = "tokenizer") -> dict[str, Any]:
         """What its config does not say."""
@@ -103,7 +127,9 @@ class Source:
     @cached_property
     def texts(self) -> list[str]:
         """The text encoders, in order."""
-        return sorted(path.name for path in self.folder.glob("text_encoder*") if path.is_dir())
+        named = {part for part, entry in self._said.items() if isinstance(entry, list) and entry[:1] == [OWN]}
+        found = {path.name for path in self.folder.glob("text_encoder*") if path.is_dir()} | named
+        return sorted(part for part in found if part.startswith("text_encoder"))
 
     def class_of(self, part: str) -> str:
         """The class that a part's config names."""

@@ -6,7 +6,10 @@ import shutil
 
 import pytest
 import torch
-from attacks import Canary, refused, use, weights
+from attacks import Canary, change, refused, use, weights
+
+from graphengine.models.checkpoint import find
+from graphengine.testing import settings
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,25 @@ def test_a_file_where_a_folder_is_expected_is_refused(model, part):
 def test_a_config_that_is_none_is_refused(model, name, content):
     (model / name).write_text(content)
     refused(model)
+
+
+# Parts of embedded checkpoints
+
+
+def test_a_part_may_be_that_of_an_embedded_checkpoint(model):
+    before = find("tiny", settings(model.parent.parent)).handles()
+    shutil.rmtree(model / "vae")
+    change(model / "model_index.json", vae=["graphengine", "tiny"])
+    use(model)
+    assert find("m", settings(model.parent.parent)).handles()[2].space == before[2].space
+
+
+@pytest.mark.parametrize("name", ["../../etc", "nothing", "", ".", "tiny/vae", None, ["tiny"], 7])
+def test_a_part_of_another_place_is_refused(model, name):
+    change(model / "model_index.json", vae=["graphengine", name])
+    refused(model, match="embedded checkpoints that have one")
+
+
+def test_a_part_of_an_embedded_checkpoint_has_one_name(model):
+    change(model / "model_index.json", vae=["graphengine"])
+    refused(model, match="embedded checkpoints that have one")
