@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,27 @@ class Models:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._memory: Any = None
+        self._easing = threading.local()
 
     def release(self) -> None:
         """Let go of all weights, where any were loaded."""
         if self._memory is not None:
             self._memory.release()
+
+    @property
+    def streams(self) -> bool:
+        """Whether weights can stay on the host and go to the device block by block."""
+        return self._memory is not None and self._memory.streams
+
+    @contextmanager
+    def eased(self, by_blocks: bool) -> Iterator[list[str]]:
+        """In this thread, have networks run block by block if so wanted; gives sentences on what was done unasked."""
+        told: list[str] = []
+        self._easing.by_blocks, self._easing.told = by_blocks, told
+        try:
+            yield told
+        finally:
+            del self._easing.by_blocks, self._easing.told
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -35,7 +53,9 @@ class Models:
         if self._memory is None:
             with uncollected(freeze=True):
                 memory = importlib.import_module("graphengine.models.memory")
-            self._memory = memory.ModelMemory(self._settings)
+            made = memory.ModelMemory(self._settings)
+            made.easing = self._easing
+            self._memory = made
         return getattr(self._memory, name)
 
 

@@ -13,6 +13,7 @@ A problem says where (node and port), what, and what to try next.  `str(problem)
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -81,3 +82,39 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     if 0 < len(options) <= 12:
         return f"There is {', '.join(options)}."
     return None
+
+
+EXHAUSTED = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "could not create a memory",
+    "Cannot allocate memory (os error 12)",
+)
+"""What libraries say in errors that are of no class of their own; torch says the first on the host."""
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that memory ran out, on the host or on a device."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError | OSError) and any(words in _said(error) for words in EXHAUSTED):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from graphengine import events
 from graphengine.cache import DISK_SECONDS, Cache
-from graphengine.errors import Cancelled, GraphError, NodeError, Problem
+from graphengine.errors import Cancelled, GraphError, NodeError, Problem, out_of_memory
 from graphengine.fingerprint import digest, parts
 from graphengine.frame import GATHER, ITEMS, PLAIN, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
 from graphengine.graph import Given, Graph, Task, Wire
@@ -37,11 +37,10 @@ from graphengine.workflow import Link, NodeSpec, Workflow
 
 logger = logging.getLogger(__name__)
 PREVIEW_SECONDS = 0.25
-FRUGAL = (
-    "out of memory: all other models are let go of, and it is tried again.",
-    "out of memory again: it is done in smaller pieces.",
-)
-"""What is told before a node is tried again; see `Context.frugal`."""
+RELEASED = "out of memory: all other models are let go of, and it is tried again."
+BY_BLOCKS = "out of memory again: its weights stay on the host and go to the device block by block."
+IN_PIECES = "out of memory again: it is done in smaller pieces."
+"""What is told before a node is tried again, in this order; see `Context.frugal`."""
 
 
 class Execution:
@@ -192,16 +191,34 @@ class Execution:
 
     def _tried(self, node: Any, name: str) -> Any:
         """Run a node; when memory runs out, again and more frugally."""
-        for frugal, note in enumerate(FRUGAL):
+        models, frugal, by_blocks = self.tools.models, 0, False
+        left = [RELEASED, BY_BLOCKS, IN_PIECES]
+        while True:
             try:
-                return node.run(Context(name, self.services, frugal))
+                return self._attempt(node, name, frugal, by_blocks)
             except Exception as error:
-                if not out_of_memory(error):
+                if not (left and out_of_memory(error)):
                     raise
+            note = left.pop(0)
+            if note == BY_BLOCKS and not (models and models.streams):
+                note = left.pop(0)
             logger.warning("node %s: %s", name, note)
             self._note(name, note)
-            self.tools.models.release()
-        return node.run(Context(name, self.services, len(FRUGAL)))
+            by_blocks = by_blocks or note == BY_BLOCKS
+            frugal = 2 if note == IN_PIECES else 1
+            if models:
+                models.release()
+
+    def _attempt(self, node: Any, name: str, frugal: int, by_blocks: bool) -> Any:
+        """Run a node once; what the models did otherwise than usual is noted."""
+        context, models = Context(name, self.services, frugal), self.tools.models
+        if models is None:
+            return node.run(context)
+        with models.eased(by_blocks) as told:
+            made = node.run(context)
+        for text in told:
+            self._note(name, text)
+        return made
 
     def _note(self, node: str, text: str) -> None:
         self.notes.setdefault(node, []).append(text)
@@ -436,11 +453,6 @@ class Execution:
         except ValidationError as error:
             raise self._fail(name, wrong_input(name, error), error) from error
         self._finish(above, job, task, dict(checked.__dict__), (key, started))
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the host or on a device."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def note_name(workflow: Workflow, node: str) -> str:

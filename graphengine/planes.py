@@ -24,3 +24,9 @@ def resize_planes(planes: np.ndarray, size: tuple[int, int], method: str = "lanc
             plane = pillow.fromarray(np.ascontiguousarray(planes[row, :, :, channel]))
             made[row, :, :, channel] = np.asarray(plane.resize(size, METHODS[method]))
     return made.clip(0, 1)
+
+
+def as_picture(pixels: np.ndarray, size: tuple[int, int] | None = None) -> pillow.Image:
+    """Float32 `[H, W, 3]` in 0..1 at 8 bits, and resized there as networks were shown pictures in training."""
+    picture = pillow.fromarray((pixels * 255).round().astype(np.uint8))
+    return picture if size in (None, picture.size) else picture.resize(size, pillow.Resampling.LANCZOS)

@@ -46,6 +46,14 @@ class Settings(BaseModel):
     model_budget: int = Field(
         default=0, ge=0, description="bytes of weights kept loaded; 0 for four fifths of the device's memory"
     )
+    offload: str = Field(
+        default="auto",
+        pattern="^(auto|always|never)$",
+        description="whether weights stay on the host and go to the device block by block; auto is when they do not fit",
+    )
+    autoencoder_limit: int = Field(
+        default=0, ge=0, description="bytes an autoencoder may take at once before it works in pieces; 0 for what is free"
+    )
     disk_budget: int = Field(default=10 * GIB, ge=0, description="bytes of outputs kept on disk; 0 for none")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps")
     dtype: str = Field(
@@ -95,6 +103,7 @@ class Settings(BaseModel):
             "device": self.resolved_device().split(":")[0],
             "dtype": self.resolved_dtype(),
             "torch": _version("torch"),
+            **({"autoencoder_limit": str(self.autoencoder_limit)} if self.autoencoder_limit else {}),
         }
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
 
+    from graphengine.guiding import Excitation, OptimisedScale, Perturbation, PicturePrompt, Projection
+
 _kinds: dict[str, type[Value]] = {}
 """Value classes by name: how a stored value finds its class again.  Filled as classes are defined."""
 
@@ -152,7 +154,8 @@ class Conditioning(Value):
 
     `encoder` is the kind of its text encoder, so that a denoiser can refuse another model's prompt.  Extras are
     tensors `[B, ...]`: `pooled` `[B, P]`, `mask` `[B, N]` and what else its family needs.  `controls` are pictures that
-    steer what it draws; a prompt with any is not stored.
+    steer what it draws, `pictures` those that it shows as a prompt; with any of either it is not stored.  `references` are
+    the latents of pictures that the words speak of, in order, for networks that read some beside the one that they draw.
     """
 
     features: Tensor
@@ -160,9 +163,13 @@ class Conditioning(Value):
     text: str = ""
     extras: Mapping[str, Any] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
+    pictures: tuple[PicturePrompt, ...] = ()
+    references: tuple[Latent, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "controls", tuple(self.controls))  # the disk cache gives lists
+        object.__setattr__(self, "pictures", tuple(self.pictures))
+        object.__setattr__(self, "references", tuple(self.references))
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,8 @@ class Guider(Value):
     """How a prompt guides: the scale, the rescaling, and the share of the steps from `start` to `end`.
 
     `image_scale` is how strongly the picture guides that a network reads beside the latent; None weighs it not at all.
+    `rule` takes the place of the family's way of guiding, `perturbation` pushes away from a worse estimate besides;
+    `excitation` moves the latent until every word of a few is looked at.
     """
 
     scale: float
@@ -177,6 +186,9 @@ class Guider(Value):
     start: float = 0.0
     end: float = 1.0
     image_scale: float | None = None
+    rule: Projection | OptimisedScale | None = None
+    perturbation: Perturbation | None = None
+    excitation: Excitation | None = None
 
 
 @dataclass(frozen=True)
@@ -225,9 +237,14 @@ class Denoiser(Handle, stored=False):
 
 @dataclass(frozen=True)
 class TextEncoder(Handle, stored=False):
-    """Tokenizer and text encoder(s); `kind` names what prompts become, and is a digest where it is no standard."""
+    """Tokenizer and text encoder(s); `kind` names what prompts become, and is a digest where it is no standard.
+
+    For text encoders in files of their own, `model` is the published model that they belong to, `beside` the further files.
+    """
 
     kind: str = ""
+    model: str = ""
+    beside: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -266,6 +283,40 @@ class File(Value):
     path: str
     bytes: int
     digest: str
+
+
+@dataclass(frozen=True)
+class Curve(Value):
+    """A line of a plot: its name, and as many `y` as `x`."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        if len(self.x) != len(self.y):
+            raise ValueError(f"Curve {self.name} has {len(self.x)} x and {len(self.y)} y.")
+
+
+@dataclass(frozen=True)
+class VarianceSchedule(Value):
+    """How much of the data is left at each timestep: `alphas_cumprod` is abar `[T]`, falling, within 0..1."""
+
+    alphas_cumprod: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        levels = tuple(map(float, self.alphas_cumprod))
+        object.__setattr__(self, "alphas_cumprod", levels)
+        if not levels or not all(0 <= level <= 1 for level in levels):
+            raise ValueError("a variance schedule is a row of numbers within 0..1.")
+
+    def at(self, timestep: int) -> float:
+        """abar of a timestep.  Raises ValueError outside 0..T-1."""
+        if not 0 <= timestep < len(self.alphas_cumprod):
+            raise ValueError(f"timestep {timestep} lies outside 0..{len(self.alphas_cumprod) - 1}.")
+        return self.alphas_cumprod[timestep]
 
 
 def arrays(value: Any) -> Iterator[Any]:

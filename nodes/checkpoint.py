@@ -48,19 +48,27 @@ class LoadDenoiser(Node, category="model", lane="io"):
 
 
 class LoadTextEncoder(Node, category="model", lane="io"):
-    """Find a text encoder: that of a whole checkpoint, or a CLIP text encoder that lies alone in a folder or a file."""
+    """Find a text encoder: that of a whole checkpoint, or a text encoder that lies alone in a folder or in files."""
 
     text_encoder: str = Field(description="name in the folder `text_encoders` of a model folder, or of a checkpoint")
+    second: str = Field("", description="file of a second text encoder, for models that have several")
+    third: str = Field("", description="file of a third text encoder")
+    kind: str = Field(
+        "auto", description="model whose prompts it makes, where several have the same text encoders; else `auto`"
+    )
 
     class Outputs(Ports):
         text_encoder: TextEncoder
 
     @classmethod
     def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
-        return {"digest": alone.find(inputs["text_encoder"], "text_encoder", settings).digest}
+        more = tuple(filter(None, (inputs["second"], inputs["third"])))
+        found = alone.find(inputs["text_encoder"], "text_encoder", settings, inputs["kind"], more)
+        return {"digest": found.digest}
 
     def run(self, ctx: Context) -> Outputs:
-        found = alone.find(self.text_encoder, "text_encoder", ctx.settings)
+        more = tuple(filter(None, (self.second, self.third)))
+        found = alone.find(self.text_encoder, "text_encoder", ctx.settings, self.kind, more)
         assert isinstance(found, TextEncoder)
         return self.Outputs(text_encoder=found)
 

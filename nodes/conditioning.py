@@ -11,7 +11,11 @@ logger = logging.getLogger(__name__)
 
 
 class EncodeText(Node, category="conditioning", lane="gpu"):
-    """Encode a prompt with a checkpoint's text encoder.  Words beyond its length are cut, with a warning."""
+    """Encode a prompt with a checkpoint's text encoder.  Words beyond its length are cut, with a warning.
+
+    CLIP's encoders read weights: `(word:1.3)` counts 1.3 times, `(word)` 1.1 times, `[word]` 1 / 1.1 times; a backslash
+    before a bracket makes it a letter.
+    """
 
     encoder: TextEncoder
     text: str = Field("", max_length=20_000, description="the prompt; empty for no guidance by text")
@@ -20,7 +24,9 @@ class EncodeText(Node, category="conditioning", lane="gpu"):
         conditioning: Conditioning
 
     def run(self, ctx: Context) -> Outputs:
-        encoded = ctx.models.text_encoder(self.encoder).encode(self.text)
+        from graphengine.models import prompt_weights
+
+        encoded = prompt_weights.encode(ctx.models.text_encoder(self.encoder), self.text)
         if encoded.cut:
             logger.warning("the prompt is too long for the model; it does not see: %s", " ".join(encoded.cut))
         made = Conditioning(encoded.features, self.encoder.kind, self.text, encoded.extras)

@@ -39,7 +39,7 @@ class Repeat(Node, category="control"):
 
     @classmethod
     def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
-        return _named(inputs, settings)
+        return named(inputs, settings)
 
     def run(self, ctx: Context) -> Outputs | Workflow:
         if self.times == 0:
@@ -48,7 +48,7 @@ class Repeat(Node, category="control"):
         carried: Any = None
         first: tuple[Link, ...] = ()
         for turn in range(self.times):
-            body = _body(self.workflow, self.input, self.output, ctx)
+            body = body_of(self.workflow, (self.input,), self.output, ctx)
             name = f"turn{turn + 1}"
             nodes |= inline(name, body, {self.input: carried} if turn else {})
             if not turn:
@@ -70,12 +70,12 @@ class ForEach(Node, category="control"):
 
     @classmethod
     def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
-        return _named(inputs, settings)
+        return named(inputs, settings)
 
     def run(self, ctx: Context) -> Outputs | Workflow:
         if not self.items:
             return self.Outputs(results=[])
-        body = _body(self.workflow, self.input, self.output, ctx)
+        body = body_of(self.workflow, (self.input,), self.output, ctx)
         end = body.outputs[self.output]
         nodes: dict[str, NodeSpec] = {}
         links = []
@@ -102,7 +102,19 @@ class Collect(Node, category="control"):
         return self.Outputs(items=self.items)
 
 
-def _named(inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+class CountItems(Node, category="control"):
+    """How many items a list has."""
+
+    items: list[Any] = Field(description="the list")
+
+    class Outputs(Ports):
+        count: int
+
+    def run(self, ctx: Context) -> Outputs:
+        return self.Outputs(count=len(self.items))
+
+
+def named(inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
     """Workflows that are used by their names stand outside the graph: their documents are part of the key."""
     find, found = workflow_finder(settings), {}
     pending = [inputs.get("workflow")]
@@ -118,8 +130,8 @@ def _named(inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
     return found
 
 
-def _body(workflow: str | dict[str, Any], entry: str, end: str, ctx: Context) -> Workflow:
-    """The workflow to repeat, checked for the input and the output that are wanted of it."""
+def body_of(workflow: str | dict[str, Any], entries: tuple[str, ...], end: str, ctx: Context) -> Workflow:
+    """The workflow to repeat, checked for the inputs and the output that are wanted of it.  Raises ValueError."""
     if isinstance(workflow, dict):
         body = Workflow.load(workflow)
     else:
@@ -127,8 +139,9 @@ def _body(workflow: str | dict[str, Any], entry: str, end: str, ctx: Context) ->
         if found is None:
             raise ValueError(f"there is no workflow {workflow!r}.")
         body = found
-    if entry not in body.inputs:
-        raise ValueError(f"the workflow declares no input {entry!r}; it has {', '.join(body.inputs) or 'none'}.")
+    for entry in entries:
+        if entry not in body.inputs:
+            raise ValueError(f"the workflow declares no input {entry!r}; it has {', '.join(body.inputs) or 'none'}.")
     if end not in body.outputs:
         raise ValueError(f"the workflow declares no output {end!r}; it has {', '.join(body.outputs) or 'none'}.")
     return body

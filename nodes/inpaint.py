@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphengine import VAE, Context, Field, Image, Latent, Mask, Node, Ports
-from graphengine.values import Guider, LatentSpace, Patch
+from graphengine.models import pieces
+from graphengine.values import Guider, LatentSpace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GREY = np.float32(0.5)
 """What is put where a picture is to be repainted: the middle of the signal, as the networks were trained."""
-IN_PIECES = 2
-"""How frugal a node is that works picture by picture and tile by tile."""
-TILES = Patch("tiled", "in tiles")
 
 
 class InpaintLatent(Node, category="latent", lane="gpu"):
@@ -98,10 +96,5 @@ def _space(vae: VAE, image: Image) -> LatentSpace:
 
 
 def _encoded(ctx: Context, vae: VAE, pixels: np.ndarray) -> Tensor:
-    """Scaled latents of pixels, in smaller pieces where memory ran out before."""
-    if ctx.frugal < IN_PIECES:
-        return ctx.models.vae(vae).encode(pixels)
-    import torch
-
-    tiled = ctx.models.vae(vae.patched(TILES))
-    return torch.cat([tiled.encode(pixels[row : row + 1]) for row in range(len(pixels))])
+    """Scaled latents of pixels."""
+    return pieces.encode(ctx, vae, pixels)

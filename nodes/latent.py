@@ -6,11 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from graphengine import VAE, Context, Field, Image, Latent, Mask, Node, Ports
-from graphengine.values import Patch
-
-IN_PIECES = 2
-"""How frugal a node is that works picture by picture and tile by tile."""
-TILES = Patch("tiled", "in tiles")
+from graphengine.models import pieces
 
 
 class EmptyLatent(Node, category="latent"):
@@ -53,14 +49,7 @@ class VAEEncode(Node, category="latent", lane="gpu"):
             raise ValueError(
                 f"the picture is {width} x {height}; both must be multiples of {factor}. Resize or pad it."
             )
-        pixels = self.image.pixels[..., :3]
-        if ctx.frugal < IN_PIECES:
-            return self.Outputs(latent=Latent(ctx.models.vae(self.vae).encode(pixels), space))
-        import torch
-
-        tiled = ctx.models.vae(self.vae.patched(TILES))
-        rows = [tiled.encode(pixels[row : row + 1]) for row in range(len(pixels))]
-        return self.Outputs(latent=Latent(torch.cat(rows), space))
+        return self.Outputs(latent=Latent(pieces.encode(ctx, self.vae, self.image.pixels[..., :3]), space))
 
 
 class VAEDecode(Node, category="latent", lane="gpu"):
@@ -75,14 +64,7 @@ class VAEDecode(Node, category="latent", lane="gpu"):
     def run(self, ctx: Context) -> Outputs:
         if self.latent.space != self.vae.space:
             raise ValueError(f"the latent belongs to another model than the VAE of {self.vae.checkpoint}.")
-        samples = self.latent.samples
-        if ctx.frugal < IN_PIECES:
-            return self.Outputs(image=Image(ctx.models.vae(self.vae).decode(samples)))
-        import numpy as np
-
-        tiled = ctx.models.vae(self.vae.patched(TILES))
-        rows = [tiled.decode(samples[row : row + 1]) for row in range(len(samples))]
-        return self.Outputs(image=Image(np.concatenate(rows)))
+        return self.Outputs(image=Image(pieces.decode(ctx, self.vae, self.latent.samples)))
 
 
 class ResizeLatent(Node, category="latent"):

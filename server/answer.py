@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 
 from graphengine.engine import Engine
 from graphengine.errors import GraphError, Problem
+from graphengine.forecast import forecast
 from graphengine.graph import Graph
 from graphengine.node import Input, NodeInfo
 from graphengine.ports import Port
@@ -70,9 +71,13 @@ def explain(engine: Engine, body: str, node_limit: int) -> dict[str, Any]:
     """What would be computed, and why, node by node."""
     workflow, submitted = read(engine, body, node_limit)
     told = [asdict(entry) for entry in engine.explain(workflow, submitted.inputs, submitted.targets)]
+    graph, _ = engine.prepare(workflow, submitted.inputs)
+    names = {entry["node"] for entry in told if entry["state"] == "miss"}
+    needs = forecast(graph, engine.settings, {graph.index[name] for name in names if name in graph.index})
     return {
         "hits": sum(entry["state"] == "hit" for entry in told),
         "work": sum(entry["state"] == "miss" for entry in told),
+        "memory": {"needed": needs.needed, "fits": needs.fits, "measures": needs.measures()},
         "nodes": told,
     }
 

@@ -167,11 +167,20 @@ class Checked(BaseModel):
     problems: list[Fault]
 
 
+class Needs(BaseModel):
+    """How much memory a run would need, and what would be done about every node for which there is too little."""
+
+    needed: int = Field(description="bytes at the worst moment, the process included; an estimate")
+    fits: bool = Field(description="whether that is free now; yes where nobody knows")
+    measures: list[str]
+
+
 class Explained(BaseModel):
     """A dry run: how many nodes come from the cache and how many would be computed, and why each."""
 
     hits: int
     work: int
+    memory: Needs
     nodes: list[dict[str, str]]
 
 

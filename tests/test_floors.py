@@ -10,19 +10,32 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "graphengine"
 FLOORS = [
-    {"errors", "values", "ports", "events", "settings", "collector"},
+    {"errors", "values", "ports", "events", "settings", "collector", "machine", "guiding", "trajectory"},
     {"node"},
     {"registry", "plugins", "workflow", "guard"},
     {"subgraph", "graph", "builder", "fingerprint"},
     {"cache", "store", "plan"},
     {"executor", "frame"},
     {"engine", "queue"},
-    {"compose", "cli", "testing", "drawing", "client", "__main__", "__init__"},
+    {"compose", "cli", "testing", "drawing", "client", "forecast", "__main__", "__init__"},
 ]
 WINGS = {
     "diffusion": {"errors"},
     "planes": set(),
-    "models": {"planes", "diffusion", "errors", "values", "settings", "fingerprint", "collector"},
+    "plot": {"values"},
+    "windows": set(),
+    "models": {
+        "planes",
+        "diffusion",
+        "errors",
+        "values",
+        "settings",
+        "fingerprint",
+        "collector",
+        "machine",
+        "guiding",
+        "trajectory",
+    },
     "training": {"diffusion", "models", "errors", "values", "settings", "fingerprint"},
     "pictures": {"errors", "models"},
 }

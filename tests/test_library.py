@@ -502,9 +502,9 @@ def test_a_part_that_does_not_say_enough_is_refused(models, own, role):
         alone.find("mine", role, own)
 
 
-def test_a_denoiser_of_a_family_that_needs_more_is_refused_by_name(models, own):
-    published(models / "unet" / "a.safetensors", "flux_dev_bfl")
-    with pytest.raises(CheckpointError, match=r"denoiser of flux \(flux_dev\)"):
+def test_a_denoiser_of_a_family_that_is_not_driven_is_refused_by_name(models, own):
+    published(models / "unet" / "a.safetensors", "wan_t2v_14b_original")
+    with pytest.raises(CheckpointError, match=r"denoiser of wan \(wan_t2v_14b\)"):
         alone.find("a.safetensors", "denoiser", own)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,11 @@ from graphengine.cli import options
 from graphengine.cli.console import fail, line, load_workflow, out, say, set_inputs
 from graphengine.errors import GraphError, Problem
 from graphengine.node import NodeInfo
+
+if TYPE_CHECKING:
+    from graphengine.forecast import Forecast
+    from graphengine.graph import Graph
+    from graphengine.settings import Settings
 
 WorkflowArgument = Annotated[str, typer.Argument(help="Workflow file or name, or a picture with its recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Set an input first.")]
@@ -31,24 +36,66 @@ def check(
     assignments: Set = None,
     input_folder: options.InputFolder = None,
     plugins: options.PluginFolder = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Tell how much memory it would need, node by node.")] = False,
     as_json: Json = False,
 ) -> None:
     """Say everything that is wrong with a workflow; exit code 0 when nothing is, 2 otherwise."""
     from graphengine.compose import Engine
 
+    own = options.settings(input_folder=input_folder, plugins=plugins, device=device, dtype=dtype)
     try:
         document = set_inputs(load_workflow(workflow), assignments or [])
-        with Engine(settings=options.settings(input_folder=input_folder, plugins=plugins), cached=False) as engine:
+        with Engine(settings=own, cached=False) as engine:
             graph, _ = engine.prepare(document)
     except GraphError as error:
         if as_json:
             line({"problems": [problem.document() for problem in error.problems]})
             raise typer.Exit(2) from None
         raise typer.Exit(fail(error)) from None
+    told = _forecast(graph, own) if memory else None
     if as_json:
-        line({"problems": []})
-    else:
-        out.print(f"{document.name}: {len(graph.tasks)} nodes, nothing wrong.", markup=False)
+        line({"problems": []} | ({"memory": told.document()} if told else {}))
+        return
+    out.print(f"{document.name}: {len(graph.tasks)} nodes, nothing wrong.", markup=False)
+    if told:
+        _show_forecast(told)
+
+
+def _forecast(graph: Graph, settings: Settings) -> Forecast:
+    from graphengine.forecast import forecast
+
+    return forecast(graph, settings)
+
+
+def _show_forecast(told: Forecast) -> None:
+    """A table by node, the most, and what there is."""
+    table = Table("node", "type", "weights", "read anew", "work", "in memory", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for step in told.steps:
+        work = f"{'about ' if step.assumed else ''}{_mib(step.work)}"
+        peak = _mib(step.peak(told.runtime))
+        table.add_row(escape(step.node), step.type, _mib(step.held), _mib(step.loaded), work, peak)
+    if told.steps:
+        out.print(table)
+    for fault in told.faults:
+        out.print(fault, markup=False)
+    out.print(f"MiB on {told.device}; {_mib(told.runtime)} are the process without weights.", markup=False)
+    taken = told.peak - told.needed
+    pages = f", {_mib(taken)} of them pages of files, which the system can take back" if taken > 0 else ""
+    out.print(f"at most {_mib(told.peak)} MiB{pages}.", markup=False)
+    if told.free is not None and told.total is not None:
+        budget = f"; weights may take {_mib(told.budget)}" if told.budget is not None else ""
+        out.print(f"{_mib(told.free)} of {_mib(told.total)} MiB are free{budget}.", markup=False)
+        out.print("it fits." if told.fits else "it does not fit:", markup=False)
+    for measure in told.measures():
+        out.print(f"  {measure}", markup=False)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f}"
 
 
 def explain(

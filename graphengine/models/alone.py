@@ -16,12 +16,17 @@ from graphengine.errors import CheckpointError, did_you_mean
 from graphengine.fingerprint import digest, file_digest, remembered_digest
 from graphengine.models import library
 from graphengine.models.checkpoint import AUTOENCODERS, Checkpoint, at, check_links
+from graphengine.models.companion import companion, is_companion
 from graphengine.models.families import FAMILY_OF, VAES, family_of, prompts_of
-from graphengine.models.identify import identify
+from graphengine.models.files_source import FilesSource
+from graphengine.models.identify import Identity, identify
 from graphengine.models.part_source import PartSource, published
+from graphengine.models.published import model_of, standard, transformer
 from graphengine.models.single_file import MODELS
 from graphengine.models.source import DENOISERS, Source, read_json
+from graphengine.models.vae_files import KINDS, vae_source
 from graphengine.models.weights import PICKLES, TensorInfo, read_header, refusal
+from graphengine.models.whole_files import is_complete, text_source
 from graphengine.settings import Settings
 from graphengine.values import VAE, Denoiser, Handle, LatentSpace, TextEncoder
 
@@ -31,17 +36,24 @@ PLACES: dict[Role, str] = {"denoiser": "diffusion_models", "text_encoder": "text
 TEXTS = {"clip_l": "sd1", "clip_h": "sd2"}
 """Published models with one text encoder, by what that is."""
 CLIP_WIDTHS = {768: "clip_l", 1024: "clip_h"}
-KINDS = {kind: facts for facts, kind in AUTOENCODERS.items() if facts[0] == "AutoencoderKL"}
-"""Autoencoders that a file may hold: class, channels, scaling, shift and widest layer, by the kind of their latents."""
 
 
-def find(name: str, role: Role, settings: Settings, kind: str = "auto") -> Denoiser | TextEncoder | VAE:
-    """A handle on a part: of a whole checkpoint, in a folder of its own, or in a file.
+def find(
+    name: str, role: Role, settings: Settings, kind: str = "auto", more: tuple[str, ...] = ()
+) -> Denoiser | TextEncoder | VAE:
+    """A handle on a part: of a whole checkpoint, in a folder of its own, or in a file; `more` are further text encoders.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it cannot be told what it is.
         AssetError: the name leads out of the model folders.
     """
+    path = _where(name, role, settings)
+    if role == "text_encoder" and (more or kind != "auto" or (path.is_file() and not is_whole(path))):
+        return _texts([path, *(_where(each, role, settings) for each in more)], settings, name, kind)
+    return handle_at(path, role, settings, name, kind)
+
+
+def _where(name: str, role: Role, settings: Settings) -> Path:
     kinds = (PLACES[role], "checkpoints")
     paths = [path for each in kinds if (path := library.find(name, each, settings, role)) is not None]
     path = next((path for path in paths if path.is_file() or library.is_model(path)), paths[0] if paths else None)
@@ -49,7 +61,30 @@ def find(name: str, role: Role, settings: Settings, kind: str = "auto") -> Denoi
         known = [word for each in kinds for word in library.names(each, settings)]
         hint = did_you_mean(name, dict.fromkeys(known)) or ""
         raise CheckpointError(f"there is no {role} {name!r} in the model folders. {hint}".rstrip())
-    return handle_at(path, role, settings, name, kind)
+    return path
+
+
+def _texts(paths: list[Path], settings: Settings, name: str, kind: str) -> TextEncoder:
+    """A handle on text encoders in files.  Raises CheckpointError."""
+    for path in paths:
+        if path.suffix in PICKLES:
+            raise CheckpointError(refusal(path))
+        if not path.is_file():
+            raise CheckpointError(f"{path.name} is no file; text encoders are put together from files alone.")
+        check_links(path, settings)
+    source = text_source(paths, kind)
+    prompts = standard(source.model)
+    sums, places = _digest_of_texts(source, settings), tuple(map(str, paths))
+    family = FAMILY_OF[prompts]
+    more = {"kind": prompts, "model": source.model, "beside": places[1:]}
+    return TextEncoder(name, sums, family, places[0], alone=True, **more)
+
+
+def _digest_of_texts(source: FilesSource, settings: Settings) -> str:
+    files = [source.parts[part].path for part in source.texts]
+    sums = [remembered_digest(file, settings.cache_folder) for file in files]
+    words = [file_digest(path) for folder in source.tokenizers for path in sorted(folder.iterdir()) if path.is_file()]
+    return digest(json.dumps([source.model, source.configs, sums, words], sort_keys=True).encode()).hex()
 
 
 def handle_at(path: Path, role: Role, settings: Settings, name: str, kind: str) -> Denoiser | TextEncoder | VAE:
@@ -67,12 +102,19 @@ def handle_at(path: Path, role: Role, settings: Settings, name: str, kind: str) 
     check_links(path, settings)
     source = _source(path, role, kind)
     place, sums = str(path), _digest(source, settings)
-    family = FAMILY_OF.get(source.model, "")
+    if role == "denoiser" and (goes_with := companion(path, settings)) is not None:
+        driver = family_of(source.class_of(source.part), source.config(source.part))
+        common = (name, sums, driver or "", place)
+        return Denoiser(*common, alone=True, space=goes_with.space, prompts=goes_with.prompts)
+    prompts = standard(source.model)
+    family = FAMILY_OF.get(prompts, "")
     if role == "text_encoder":
-        return TextEncoder(name, sums, family, place, alone=True, kind=source.model)
+        return TextEncoder(name, sums, family, place, alone=True, kind=prompts)
     space = Checkpoint(name, path, family, sums, {"vae": source.config("vae")}).space
     if role == "denoiser":
-        return Denoiser(name, sums, family, place, alone=True, space=space, prompts=source.model)
+        if source.part == "transformer":
+            prompts = prompts_of(family, source.config("transformer")) or sums
+        return Denoiser(name, sums, family, place, alone=True, space=space, prompts=prompts)
     if kind not in ("auto", space.kind):
         raise CheckpointError(f"the config of {name} says that its latents are of the kind {_told(space)}, not {kind}.")
     seen = source.class_of("vae")
@@ -81,21 +123,23 @@ def handle_at(path: Path, role: Role, settings: Settings, name: str, kind: str) 
     return VAE(name, sums, driver, place, alone=True, space=space)
 
 
-def source_of(handle: Handle) -> PartSource:
+def source_of(handle: Handle) -> PartSource | FilesSource:
     """The part that a handle names.  Raises CheckpointError."""
+    if isinstance(handle, TextEncoder) and handle.model:
+        return text_source([Path(handle.folder), *map(Path, handle.beside)], handle.model)
     return _source(Path(handle.folder), _role(handle), _kind(handle))
 
 
 def digest_of(handle: Handle, settings: Settings) -> str:
     """The digest that a handle on the same place would have now.  Raises CheckpointError."""
-    return _digest(source_of(handle), settings)
+    source = source_of(handle)
+    return _digest_of_texts(source, settings) if isinstance(source, FilesSource) else _digest(source, settings)
 
 
 def is_whole(path: Path) -> bool:
     """Whether a denoiser, a VAE and a text encoder lie at a place together.  Raises CheckpointError."""
     if path.is_file():
-        parts = set(_parts(path, read_header(path)))
-        return {"denoiser", "vae"} < parts
+        return {"denoiser", "vae"} < set(_identity(path, read_header(path)).parts) and is_complete(path)
     source = Source(path)
     return any(source.has(part) for part in DENOISERS) and source.has("vae") and bool(source.texts)
 
@@ -120,7 +164,9 @@ def _digest(source: PartSource, settings: Settings) -> str:
     sums = [remembered_digest(file, settings.cache_folder) for file in files]
     reads = source.part == "text_encoder"
     words = [file_digest(path) for path in sorted(source.tokenizer().iterdir()) if path.is_file()] if reads else []
-    text = json.dumps([source.part, source.configs, sums, words], sort_keys=True)
+    goes_with = companion(source.beside, settings) if source.beside else None
+    facts = [source.part, source.configs, sums, words] + ([goes_with.digest] if goes_with else [])
+    text = json.dumps(facts, sort_keys=True)
     return digest(text.encode()).hex()
 
 
@@ -145,9 +191,11 @@ def _in_folder(path: Path, role: Role) -> PartSource:
     own = {part: config}
     if role == "denoiser":
         family = family_of(seen, config)
-        model = prompts_of(family, config) if family else None
+        model = model_of(prompts_of(family, config), config) if family else None
         scheduler = path / "scheduler" / "scheduler_config.json"
         own |= {"scheduler": read_json(scheduler)} if scheduler.is_file() else {}
+        if family and is_companion(path):
+            return PartSource(folder, part, "", own, beside=path)
         words = None
     else:
         clip = CLIP_WIDTHS.get(config.get("hidden_size", 0)) if seen.startswith("CLIPTextModel") else None
@@ -165,34 +213,26 @@ def _what_is(role: Role) -> str:
 # Files
 
 
-def _parts(path: Path, header: Mapping[str, TensorInfo]) -> Mapping[str, str]:
+def _identity(path: Path, header: Mapping[str, TensorInfo]) -> Identity:
     try:
-        found = identify(header)
+        return identify(header)
     except CheckpointError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
-    return found.parts
 
 
 def _in_file(path: Path, role: Role, kind: str) -> PartSource:
     header = read_header(path)
-    parts = _parts(path, header)
-    if role == "text_encoder":
-        word = next((word for word in TEXTS if word in parts), "")
-        prefix, model = parts.get(word), TEXTS.get(word, "")
-        own: dict[str, dict[str, Any]] = {}
-    else:
-        prefix, model, own = parts.get(role), "", {}
+    found, prefix = _identity(path, header), _identity(path, header).parts.get(role)
     if prefix is None:
-        found = identify(header)
         raise CheckpointError(
             f"{path.name} holds no {role} that can be loaded alone, but a {found.kind} of {found.family}"
             f" ({found.variant}). {_what_is(role) if role != 'vae' else ''}".rstrip()
         )
-    if role == "vae":
-        return PartSource(path, "vae", "", {"vae": _vae_config(path, header, prefix, kind)}, prefix)
-    if role == "denoiser":
-        model, own = _unet(path, header, prefix)
-    return PartSource(path, "unet" if role == "denoiser" else role, model, own, prefix)
+    if role == "vae" and (source := vae_source(path, header, kind)) is not None:
+        return source
+    if (known := transformer(found, header, prefix, path.name)) is not None:
+        return PartSource(path, "transformer", *known, prefix, names=(found.family, found.layout))
+    return PartSource(path, "unet", *_unet(path, header, prefix), prefix)
 
 
 def _unet(path: Path, header: Mapping[str, TensorInfo], prefix: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -211,26 +251,3 @@ def _unet(path: Path, header: Mapping[str, TensorInfo], prefix: str) -> tuple[st
     if "v_pred" in header:
         own["scheduler"] |= {"prediction_type": "v_prediction"}
     return model, own
-
-
-def _vae_config(path: Path, header: Mapping[str, TensorInfo], prefix: str, kind: str) -> dict[str, Any]:
-    entry = header.get(f"{prefix}decoder.conv_in.weight")
-    channels, widest = (entry.shape[1], entry.shape[0]) if entry and len(entry.shape) == 4 else (0, 0)
-    fits = [each for each, facts in KINDS.items() if (facts[1], facts[4]) == (channels, widest)]
-    levels = [
-        name for name in header if name.startswith((f"{prefix}encoder.down.3.", f"{prefix}encoder.down_blocks.3."))
-    ]
-    if not fits or not levels:
-        raise CheckpointError(f"{path.name} is no VAE that can be loaded from a file; load it from a diffusers folder.")
-    if kind not in fits:
-        asked = f"not {kind}" if kind != "auto" else "which look alike; set `kind`"
-        raise CheckpointError(f"{path.name} holds a VAE with {channels} channels, of {' or '.join(fits)}, {asked}.")
-    _, _, scaling, shift, _ = KINDS[kind]
-    quantised = f"{prefix}quant_conv.weight" in header
-    return published("sdxl" if kind == "sdxl" else "sd1")["vae"] | {
-        "latent_channels": channels,
-        "scaling_factor": scaling,
-        "shift_factor": shift or None,
-        "use_quant_conv": quantised,
-        "use_post_quant_conv": quantised,
-    }

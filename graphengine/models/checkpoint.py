@@ -20,10 +20,12 @@ from graphengine.errors import CheckpointError, did_you_mean
 from graphengine.fingerprint import digest, file_digest, remembered_digest
 from graphengine.models import library
 from graphengine.models.families import FAMILIES, family_of, prompts_of
+from graphengine.models.files_source import FilesSource
 from graphengine.models.identify import compatible, identify
 from graphengine.models.single_file import SingleFile
 from graphengine.models.source import DENOISERS, OWN, Source, read_json
 from graphengine.models.weights import PICKLES, VOCABULARY_LIMIT, read_header, refusal
+from graphengine.models.whole_files import whole_source
 from graphengine.settings import Settings
 from graphengine.values import VAE, Denoiser, LatentSpace, TextEncoder
 
@@ -184,6 +186,8 @@ def _read(name: str, folder: Path, cache: Path) -> Checkpoint:
     sums = {f"{file.parent.name}/{file.name}": remembered_digest(file, cache) for file in files}
     _check_sums(folder, sums)
     words = [_vocabulary(source.tokenizer(f"tokenizer{part.removeprefix('text_encoder')}")) for part in source.texts]
+    if source.has("processor"):  # of pictures, which the text encoder sees as the pipeline says
+        words += [_vocabulary(source.place("processor")), [source.pipeline]]
 
     def told(*parts: str) -> str:
         own = {name: found for name, found in sums.items() if name.partition("/")[0] in parts}
@@ -200,13 +204,18 @@ def _read(name: str, folder: Path, cache: Path) -> Checkpoint:
 
 def source_of(folder: Path) -> Source:
     """The parts of a checkpoint by its place.  Raises CheckpointError."""
-    return SingleFile(folder) if folder.is_file() else Source(folder)
+    return file_source(folder) if folder.is_file() else Source(folder)
+
+
+def file_source(path: Path) -> SingleFile | FilesSource:
+    """The parts of a whole checkpoint in a file.  Raises CheckpointError."""
+    return whole_source(path) or SingleFile(path)
 
 
 def _read_file(name: str, path: Path, cache: Path) -> Checkpoint:
     if path.suffix in PICKLES:
         raise CheckpointError(refusal(path))
-    source = SingleFile(path)
+    source = file_source(path)
     seen = source.class_of(source.denoiser)
     family = family_of(seen, source.config(source.denoiser))
     if family is None:

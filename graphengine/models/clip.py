@@ -10,7 +10,7 @@ from torch import Tensor
 from graphengine.errors import CheckpointError
 from graphengine.models.network import known_ids, refusing, transformers_config, transformers_network
 from graphengine.models.source import Source
-from graphengine.models.tokenizer import open_tokenizer
+from graphengine.models.tokenizer import every_token, open_tokenizer
 
 SHORTEST = 3
 """A beginning, a word and an end."""
@@ -52,6 +52,23 @@ class ClipEncoder:
             cut = self._tokenizer.convert_ids_to_tokens(every[self._length - 2 :])
             ids = known_ids(torch.tensor([made["input_ids"]]), self.network)
         return ids, tuple(token.removesuffix("</w>") for token in cut)
+
+    def places(self, text: str) -> list[tuple[int, int] | None]:
+        """For each row of the features: where its token begins and ends in the text, None for marks and padding."""
+        with refusing("the tokenizer cannot read the prompt"):
+            made = self._tokenizer(
+                text, padding="max_length", max_length=self._length, truncation=True, return_offsets_mapping=True
+            )
+        return [(begin, end) if end > begin else None for begin, end in made["offset_mapping"]]
+
+    def read(self, text: str) -> list[tuple[int, str]]:
+        """Every token with its id, also those that are cut."""
+        return every_token(self._tokenizer, text)
+
+    @property
+    def limit(self) -> int:
+        """How many tokens are read, the marks at both ends included."""
+        return self._length
 
     @torch.no_grad()
     def features(self, ids: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,16 +21,19 @@ from graphengine.diffusion.guidance import ClassifierFree, Guidance
 from graphengine.diffusion.sigmas import Schedule
 from graphengine.errors import CheckpointError
 from graphengine.models.control_net import ControlAdapter, Steering, joined
+from graphengine.models.ip_adapter import PictureTokens
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from graphengine.values import Conditioning
+    from graphengine.values import Conditioning, Latent
 
 
 NEGATIVE = "negative."
 """Begins the names of extras that take the place of others where a prompt is the negative one."""
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
 BESIDE = "beside"
 """The extra that holds what a network reads in channels beside the latent's."""
 
@@ -40,13 +43,16 @@ class Prompts:
     """The conditioning of a batch on the device.
 
     `features` `[B, N, D]`; `extras` `[B, ...]` each, `mask` `[B, N]` among them where lengths differ; `guidance` is
-    the scale for networks that are told it; `controls` the pictures that steer.
+    the scale for networks that are told it; `controls` the pictures that steer, `pictures` those that are shown;
+    `references` scaled latents `[B, C, h, w]` of the pictures that are spoken of, each of a size of its own.
     """
 
     features: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     guidance: float = 1.0
     controls: tuple[Steering, ...] = ()
+    pictures: tuple[PictureTokens, ...] = ()
+    references: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(
@@ -57,15 +63,16 @@ class Prompts:
         A negative prompt is read from the extras `negative.features`, `negative.mask`, ... where its family has them.
         """
 
-        def shared(tensor: Tensor) -> Tensor:
+        def shared(tensor: Tensor, what: str = "prompts") -> Tensor:
             if tensor.shape[0] not in (1, batch):
-                raise ValueError(f"{tensor.shape[0]} prompts cannot be shared out over {batch} pictures.")
+                raise ValueError(f"{tensor.shape[0]} {what} cannot be shared out over {batch} pictures.")
             return tensor.to(device).expand(batch, *tensor.shape[1:])
 
         parts = {"features": conditioning.features, **conditioning.extras}
         turned = {name.removeprefix(NEGATIVE): parts.pop(name) for name in list(parts) if name.startswith(NEGATIVE)}
         extras = {name: shared(tensor) for name, tensor in (parts | turned if negative else parts).items()}
-        return cls(extras.pop("features"), extras, guidance)
+        references = tuple(shared(each.samples, "reference pictures") for each in conditioning.references)
+        return cls(extras.pop("features"), extras, guidance, references=references)
 
     def told(self, beside: Tensor | None) -> Prompts:
         """These prompts with what the network reads beside the latent, `[B or 1, extra, h, w]`."""
@@ -82,14 +89,19 @@ class Prompts:
             first, second = first._masked(self.features.shape[1]), second._masked(other.features.shape[1])
         extras = {name: torch.cat([tensor, second.extras[name]]) for name, tensor in first.extras.items()}
         controls = joined(self.controls, other.controls, len(self.features))
-        return replace(first, features=torch.cat([first.features, second.features]), extras=extras, controls=controls)
+        pictures = (*self.pictures, *(each.moved(len(self.features)) for each in other.pictures))
+        references = tuple(torch.cat(pair) for pair in zip(self.references, other.references, strict=True))
+        features = torch.cat([first.features, second.features])
+        parts = {"controls": controls, "pictures": pictures, "references": references}
+        return replace(first, features=features, extras=extras, **parts)
 
     def at(self, sigma: Tensor) -> Prompts:
-        """These prompts with the controls that steer at a noise level."""
-        if not self.controls:
+        """These prompts with the controls that steer and the pictures that are shown at a noise level."""
+        if not self.controls and not self.pictures:
             return self
         level = float(sigma)
-        return replace(self, controls=tuple(control for control in self.controls if control.steers(level)))
+        controls = tuple(control for control in self.controls if control.steers(level))
+        return replace(self, controls=controls, pictures=tuple(each for each in self.pictures if each.shown(level)))
 
     def _padded(self, length: int) -> Prompts:
         missing = length - self.features.shape[1]
@@ -129,10 +141,16 @@ class DenoiserAdapter(ABC):
     """Channels that the network reads beside the latent's own, as `Latent.beside` has them."""
     reads_mask: bool = False
     """Whether a mask is among them: then nothing else keeps the latent outside it."""
+    reads_references: bool = False
+    """Whether the network reads the latents of reference pictures, as `Prompts.references` has them."""
 
     def schedule_for(self, shape: tuple[int, ...]) -> Schedule:
         """The noise levels for latents `[B, C, h, w]` of this shape."""
         return self.schedule
+
+    def read_beside(self, latent: Latent) -> Tensor | None:
+        """What the network is given of a `Latent.beside` that has the right channels, `[B or 1, any, h, w]`."""
+        return latent.beside
 
     def guidance(self, scale: float) -> Guidance:
         """The family's classifier-free guidance."""
@@ -170,6 +188,30 @@ class VAEAdapter(Protocol):
 
     def decode(self, samples: Tensor) -> np.ndarray:
         """Pixels float32 `[B, H, W, 3]` in 0..1 of scaled latents."""
+        ...
+
+
+@runtime_checkable
+class RefersToPictures(Protocol):
+    """An autoencoder of models that read reference pictures."""
+
+    def reference_size(self, width: int, height: int) -> tuple[Size, Size]:
+        """How such models were shown a picture of a size: what it is resized to, and the middle of that that is kept."""
+        ...
+
+
+@runtime_checkable
+class SeesPictures(Protocol):
+    """A text encoder that sees pictures beside the words."""
+
+    def encode_seeing(self, text: str, pictures: list[np.ndarray], resize: bool = True) -> Encoded:
+        """A prompt and pictures, float32 `[H, W, 3]` in 0..1 each, as their denoiser reads them.
+
+        With `resize` they are seen at the size at which they were shown in training, otherwise as they are.
+
+        Raises:
+            CheckpointError: this checkpoint's text encoder has no eyes.
+        """
         ...
 
 

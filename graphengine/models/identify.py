@@ -121,10 +121,10 @@ def identify(tensors: Mapping[str, TensorInfo]) -> Identity:
         family, variant, width = found
         layout = layers.layouts.most_common(1)[0][0]
         return Identity("lora", family, variant, layout, layers.parts, parameters, dtypes, width, layers.method)
-    matches = list(_matches(tensors))
-    if not matches:
+    found = matches(tensors)
+    if not found:
         raise CheckpointError(_unknown(tensors))
-    main, parts = matches[0], {match.part: match.prefix for match in reversed(matches)}
+    main, parts = found[0], {match.part: match.prefix for match in reversed(found)}
     kind, family, layout, measured = main.row.head
     several = len(parts) > 1
     return Identity(
@@ -132,11 +132,16 @@ def identify(tensors: Mapping[str, TensorInfo]) -> Identity:
         family=family,
         variant=main.variant,
         layout=layout,
-        parts={match.part: parts[match.part] for match in matches},
+        parts={match.part: parts[match.part] for match in found},
         parameters=parameters,
         dtypes=dtypes,
         width=_width(tensors, main.prefix + measured),
     )
+
+
+def matches(tensors: Mapping[str, TensorInfo]) -> list[Match]:
+    """Every part that a file holds, and what stands before its names."""
+    return list(_matches(tensors))
 
 
 def _matches(tensors: Mapping[str, TensorInfo]) -> Iterator[Match]:

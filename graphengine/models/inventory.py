@@ -14,10 +14,12 @@ from typing import Any
 from graphengine.errors import CheckpointError, GraphEngineError, did_you_mean
 from graphengine.fingerprint import remembered_digest
 from graphengine.models import library
+from graphengine.models.checkpoint import file_source
 from graphengine.models.families import FAMILIES, family_of
 from graphengine.models.identify import identify
 from graphengine.models.library import Found
-from graphengine.models.single_file import MODELS, SingleFile
+from graphengine.models.published import MODEL_OF
+from graphengine.models.single_file import MODELS
 from graphengine.models.source import DENOISERS, Source, read_json
 from graphengine.models.weights import PICKLES, TensorInfo, read_header, refusal, weight_files
 from graphengine.settings import Settings
@@ -171,10 +173,10 @@ def _amiss(path: Path, entry: Entry) -> str:
         return f"this is a {entry.kind}, and lies among the {entry.folder}."
     if entry.kind == "checkpoint":
         try:
-            SingleFile(path).configs  # noqa: B018 - what it is lacking is told by the attempt
+            file_source(path).configs  # noqa: B018 - what it is lacking is told by the attempt
         except CheckpointError as error:
             return str(error)
-    if entry.kind == "denoiser" and entry.variant not in MODELS:
+    if entry.kind == "denoiser" and entry.variant not in {**MODELS, **MODEL_OF}:
         return f"a denoiser of {entry.family} ({entry.variant}) cannot be loaded from a file that holds nothing else."
     return ""
 

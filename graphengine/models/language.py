@@ -16,7 +16,7 @@ from graphengine.errors import CheckpointError
 from graphengine.models.network import known_ids, refusing, transformers_config, transformers_network
 from graphengine.models.source import Source
 from graphengine.models.template import render
-from graphengine.models.tokenizer import open_tokenizer
+from graphengine.models.tokenizer import every_token, open_tokenizer
 
 LANGUAGE_MODELS = {
     "gemma2": ("gemma2", "Gemma2Config", "gemma2", "Gemma2Model"),
@@ -62,6 +62,10 @@ class LanguageModel:
             return render(template, marks | {"messages": messages, "tools": None, "documents": None} | options)
         except ValueError as error:
             raise CheckpointError(f"{self._name} has a chat template that cannot be used: {error}.") from error
+
+    def read(self, text: str) -> list[tuple[int, str]]:
+        """Every token with its id, also those that are cut."""
+        return every_token(self._tokenizer, text)
 
     def tokens(
         self, written: str, length: int, prompt: str = "", special: bool = True

@@ -110,17 +110,19 @@ denoiser flux_2 bfl single_blocks.0.linear1.weight
     flux_2_dev: img_in.weight[6144,128]
     flux_2_klein_4b: img_in.weight[3072,128]
     flux_2_klein_9b: img_in.weight[4096,128]
+    flux_2: img_in.weight[*,128]
 denoiser flux_2 diffusers single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight
     : single_stream_modulation.linear.weight single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight
     flux_2_dev: x_embedder.weight[6144,128]
     flux_2_klein_4b: x_embedder.weight[3072,128]
     flux_2_klein_9b: x_embedder.weight[4096,128]
+    flux_2: x_embedder.weight[*,128]
 denoiser chroma bfl double_blocks.0.img_attn.proj.bias
     : double_blocks.0.img_attn.qkv.weight distilled_guidance_layer.in_proj.bias
-    chroma: img_in.weight[3072,64]
+    chroma: img_in.weight[*,64]
     chroma_radiance: img_in_patch.weight
 denoiser chroma diffusers transformer_blocks.0.attn.to_out.0.bias
-    : transformer_blocks.0.attn.add_q_proj.weight distilled_guidance_layer.in_proj.bias x_embedder.weight[3072,64]
+    : transformer_blocks.0.attn.add_q_proj.weight distilled_guidance_layer.in_proj.bias x_embedder.weight[*,64]
 denoiser hunyuan_video original double_blocks.0.img_attn_proj.bias
     : double_blocks.0.img_attn_qkv.weight txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.bias
     hunyuan_video_i2v: img_in.proj.weight[3072,33]
@@ -140,26 +142,32 @@ denoiser flux bfl double_blocks.0.img_attn.proj.bias
     flux_fill: guidance_in.in_layer.weight img_in.weight[3072,384]
     flux_depth: guidance_in.in_layer.weight img_in.weight[3072,128]
     flux_schnell: !guidance_in.in_layer.weight img_in.weight[3072,64]
+    flux_guided: guidance_in.in_layer.weight img_in.weight[*,64]
+    flux: img_in.weight[*,64]
 denoiser flux diffusers transformer_blocks.0.attn.to_out.0.bias
     : transformer_blocks.0.attn.add_q_proj.weight single_transformer_blocks.0.proj_mlp.weight time_text_embed.text_embedder.linear_1.weight[3072,768] !controlnet_blocks.0.weight
     flux_dev: time_text_embed.guidance_embedder.linear_1.weight x_embedder.weight[3072,64]
     flux_fill: time_text_embed.guidance_embedder.linear_1.weight x_embedder.weight[3072,384]
     flux_depth: time_text_embed.guidance_embedder.linear_1.weight x_embedder.weight[3072,128]
     flux_schnell: !time_text_embed.guidance_embedder.linear_1.weight x_embedder.weight[3072,64]
+    flux_guided: time_text_embed.guidance_embedder.linear_1.weight x_embedder.weight[*,64]
+    flux: x_embedder.weight[*,64]
 denoiser stable_diffusion_3 original joint_blocks.0.x_block.attn.proj.bias
     : joint_blocks.0.context_block.adaLN_modulation.1.bias joint_blocks.0.x_block.attn.qkv.weight x_embedder.proj.weight
     sd3_medium: x_embedder.proj.weight[1536,16] pos_embed[1,36864] !joint_blocks.0.x_block.attn2.qkv.weight
     sd35_medium: x_embedder.proj.weight[1536,16] joint_blocks.0.x_block.attn2.qkv.weight
     sd35_large: x_embedder.proj.weight[2432,16]
+    stable_diffusion_3: x_embedder.proj.weight[*,16]
 denoiser stable_diffusion_3 diffusers transformer_blocks.0.attn.to_out.0.bias
     : transformer_blocks.0.attn.add_q_proj.weight pos_embed.proj.weight pos_embed.pos_embed !controlnet_blocks.0.weight
     sd3_medium: pos_embed.proj.weight[1536,16] !transformer_blocks.0.attn2.to_q.weight
     sd35_medium: pos_embed.proj.weight[1536,16] transformer_blocks.0.attn2.to_q.weight
     sd35_large: pos_embed.proj.weight[2432,16]
+    stable_diffusion_3: pos_embed.proj.weight[*,16]
 denoiser qwen_image diffusers transformer_blocks.0.attn.to_out.0.bias
     : transformer_blocks.0.img_mod.1.weight transformer_blocks.0.txt_mod.1.weight txt_norm.weight[3584] !controlnet_blocks.0.weight
-    qwen_image_layered: img_in.weight[3072,64] time_text_embed.addition_t_embedding.weight
-    qwen_image: img_in.weight[3072,64]
+    qwen_image_layered: img_in.weight[*,64] time_text_embed.addition_t_embedding.weight
+    qwen_image: img_in.weight[*,64]
 denoiser qwen_image_2 diffusers transformer_blocks.0.attn.to_q.weight
     : txt_in.text_norm.weight transformer_blocks.0.img_mlp.gate_layer.weight
 denoiser z_image original layers.0.attention_norm1.weight
@@ -169,13 +177,13 @@ denoiser z_image diffusers layers.0.attention_norm1.weight
 denoiser lumina_2 original layers.0.attention_norm1.weight
     : layers.0.adaLN_modulation.1.weight cap_embedder.0.weight[2304] layers.0.attention.qkv.weight
 denoiser lumina_2 diffusers layers.0.norm1.norm.weight
-    : layers.0.norm1.linear.weight time_caption_embed.caption_embedder.0.weight layers.0.norm1.norm.weight[2304]
+    : layers.0.norm1.linear.weight time_caption_embed.caption_embedder.0.weight[2304] layers.0.norm1.norm.weight
 denoiser pixart original blocks.0.attn.proj.bias
-    : blocks.0.cross_attn.q_linear.weight blocks.0.mlp.fc1.weight y_embedder.y_proj.fc1.weight[1152,4096]
+    : blocks.0.cross_attn.q_linear.weight blocks.0.mlp.fc1.weight y_embedder.y_proj.fc1.weight[*,4096]
     pixart_alpha: csize_embedder.mlp.0.weight
     pixart_sigma: !csize_embedder.mlp.0.weight
 denoiser pixart diffusers transformer_blocks.0.attn1.to_q.bias
-    : adaln_single.linear.weight pos_embed.proj.weight[1152,4] caption_projection.linear_1.weight[1152,4096]
+    : adaln_single.linear.weight pos_embed.proj.weight[*,4] caption_projection.linear_1.weight[*,4096]
     pixart_alpha: adaln_single.emb.resolution_embedder.linear_1.weight
     pixart_sigma: !adaln_single.emb.resolution_embedder.linear_1.weight
 denoiser sana original attention_y_norm.weight
@@ -183,16 +191,18 @@ denoiser sana original attention_y_norm.weight
     sana_4_8b: attention_y_norm.weight[2240] blocks.59.scale_shift_table
     sana_1_6b: attention_y_norm.weight[2240]
     sana_0_6b: attention_y_norm.weight[1152]
+    sana: y_embedder.y_proj.fc1.weight[*,2304]
 denoiser sana diffusers caption_norm.weight
     : transformer_blocks.0.ff.conv_inverted.weight caption_norm.weight
     sana_4_8b: caption_norm.weight[2240] transformer_blocks.59.scale_shift_table
     sana_sprint_1_6b: caption_norm.weight[2240] time_embed.guidance_embedder.linear_1.weight
     sana_1_6b: caption_norm.weight[2240]
     sana_0_6b: caption_norm.weight[1152]
+    sana: caption_projection.linear_1.weight[*,2304]
 denoiser aura_flow original double_layers.0.attn.w1q.weight
-    : double_layers.0.attn.w1q.weight double_layers.0.attn.w2q.weight cond_seq_linear.weight[3072,2048]
+    : double_layers.0.attn.w1q.weight double_layers.0.attn.w2q.weight cond_seq_linear.weight[*,2048]
 denoiser aura_flow diffusers joint_transformer_blocks.0.attn.to_q.weight
-    : joint_transformer_blocks.0.ff_context.linear_1.weight context_embedder.weight[3072,2048] register_tokens
+    : joint_transformer_blocks.0.ff_context.linear_1.weight context_embedder.weight[*,2048] register_tokens
 denoiser wan original blocks.0.self_attn.norm_q.weight
     : head.modulation patch_embedding.weight blocks.0.self_attn.norm_q.weight
     wan_vace_14b: patch_embedding.weight[5120,16] vace_blocks.0.after_proj.weight

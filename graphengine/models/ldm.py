@@ -87,7 +87,8 @@ def _inside(file: str, here: str, names: Mapping[str, str]) -> Table:
 
 def vae_table(config: Mapping[str, Any]) -> Table:
     """Names of an autoencoder for a config of AutoencoderKL."""
-    table = {name: name for name in ("quant_conv", "post_quant_conv")}
+    table = {"encoder.quant_conv": "quant_conv", "decoder.post_quant_conv": "post_quant_conv", "bn": "bn"}
+    table |= {name: name for name in ("quant_conv", "post_quant_conv")}
     layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
     for side, down, count in (("encoder", True, layers), ("decoder", False, layers + 1)):
         for end in ("conv_in", "conv_out"):

@@ -38,7 +38,7 @@ KINDS = {
 }
 """Kinds of models, and what their folders are called."""
 KIND_OF = {folder: kind for kind, names in KINDS.items() for folder in names}
-WEIGHTS = (".safetensors", ".sft")
+WEIGHTS = (".safetensors", ".sft", ".gguf")
 PARTS = ("unet", "transformer", "vae")
 DEPTH = 8
 BUNDLED = Path(__file__).parent.parent / "checkpoints"
@@ -80,7 +80,7 @@ def places(settings: Settings) -> list[Place]:
                 (first if named.default else found).append(place)
         else:
             found += _kinds_of(folder)
-    return [*first, *found, Place(BUNDLED, None, BUNDLED)]
+    return [*first, *found, *_kinds_of(BUNDLED)]
 
 
 def of_kind(kind: str, settings: Settings) -> list[Place]:

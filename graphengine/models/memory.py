@@ -31,7 +31,9 @@ import transformers.utils.logging as transformers_log
 
 from graphengine.collector import uncollected
 from graphengine.errors import CheckpointError
-from graphengine.models import alone, control_files, control_net
+from graphengine.guiding import ClipVision, IPAdapter
+from graphengine.machine import free_memory, give_back
+from graphengine.models import alone, control_files, control_net, ip_adapter_reading, offload
 from graphengine.models.checkpoint import at, source_of
 from graphengine.models.family import DenoiserAdapter, TextAdapter, VAEAdapter
 from graphengine.models.variant import variant
@@ -44,6 +46,9 @@ transformers_log.set_verbosity_error()  # what is missing is told by `network`, 
 logger = logging.getLogger(__name__)
 Place = tuple[Handle, str]
 ROLES = {"Denoiser": "denoiser", "Text": "text", "VAE": "vae"}
+HOST = " on the host"
+STREAMED = " by blocks"
+"""What is put behind the name of a part that waits on the host, and of one that runs from there block by block."""
 SHARE = 0.8
 """Of a device's memory, for weights, when no budget is set."""
 
@@ -61,6 +66,8 @@ class ModelMemory:
         self._parts: OrderedDict[Place, Any] = OrderedDict()
         self._sizes: dict[Place, int] = {}
         self._lock = threading.Lock()
+        self.easing = threading.local()
+        """Of a thread: whether networks shall run `by_blocks`, and a list `told` for what is done unasked."""
         self.peak = 0
 
     @property
@@ -79,17 +86,97 @@ class ModelMemory:
     def control_net(self, handle: ControlNet) -> control_net.ControlAdapter:
         return self._part(handle, "ControlNet")
 
+    def clip_vision(self, handle: ClipVision) -> ip_adapter_reading.VisionEncoder:
+        return self._reader(handle)
+
+    def ip_adapter(self, handle: IPAdapter) -> ip_adapter_reading.ImageProjector:
+        return self._reader(handle)
+
+    def _reader(self, handle: ClipVision | IPAdapter) -> Any:
+        """What reads pictures for prompts."""
+        with self._lock:
+            place = handle, type(handle).__name__
+            if place not in self._parts:
+                self._make_room(ip_adapter_reading.numbers(handle, self._settings) * self.dtype.itemsize)
+                with uncollected(freeze=True):
+                    made = ip_adapter_reading.load(handle, self._settings, self.device, self.dtype)
+                self._keep(place, made, _own_bytes(made))
+            self._parts.move_to_end(place)
+            return self._parts[place]
+
     def release(self) -> None:
         """Let go of every part; what is in use stays until its user is done."""
         with self._lock:
             self._parts.clear()
             self._sizes.clear()
+        self._emptied()
+
+    def release_others(self, handle: Handle) -> bool:
+        """Let go of every part but those of a handle, patched or not; whether there was any."""
+        own = replace(handle, patches=())
+        with self._lock:
+            others = [place for place in self._parts if replace(place[0], patches=()) != own]
+            for place in others:
+                del self._parts[place], self._sizes[place]
+        if others:
+            self._emptied()
+        return bool(others)
+
+    def _emptied(self) -> None:
         gc.collect()
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
+        else:
+            give_back()
+
+    @property
+    def free(self) -> int | None:
+        """Bytes of the device that can still be had; None where nobody tells."""
+        if not self.device.startswith("cuda"):
+            return free_memory() if self.device == "cpu" else None
+        idle = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + idle
+
+    # Weights that stay on the host
+
+    @property
+    def streams(self) -> bool:
+        """Whether weights can stay on the host and go to the device block by block."""
+        wanted = self._settings.offload
+        return wanted == "always" or (wanted == "auto" and self.device != "cpu")
+
+    def _runs_by_blocks(self, handle: Handle, part: str) -> bool:
+        """Whether a part shall stay on the host: so it was said, or it is larger than what weights may take."""
+        if part not in offload.PARTS or not self.streams:
+            return False
+        if getattr(self.easing, "by_blocks", False) or self._settings.offload == "always":
+            return True
+        if (handle, part) in self._parts or isinstance(handle, ControlNet):
+            return False
+        source = alone.source_of(handle) if handle.alone else source_of(Path(handle.folder))
+        if source.numbers(ROLES[part]) * self.dtype.itemsize <= self.budget:
+            return False
+        told = getattr(self.easing, "told", [])
+        text = f"the weights of {handle.checkpoint} are larger than the device's: they go there block by block."
+        told += [text] if text not in told else []
+        return True
+
+    def _streamed(self, handle: Handle, part: str) -> Any:
+        """A part that runs block by block from the host."""
+        place = handle, part + STREAMED
+        if place not in self._parts:
+            plain = self._plain(replace(handle, patches=()), part, "cpu")
+            made = variant(plain, handle.patches) if handle.patches else plain
+            self._keep(place, offload.by_blocks(made, self.device), 0)
+        self._parts.move_to_end(place)
+        return self._parts[place]
+
+    # Loading
 
     def _part(self, handle: Handle, part: str) -> Any:
         with self._lock:
+            if self._runs_by_blocks(handle, part):
+                return self._streamed(handle, part)
             place = handle, part
             if place not in self._parts:
                 if handle.patches:
@@ -101,33 +188,36 @@ class ModelMemory:
             self._parts.move_to_end(place)
             return self._parts[place]
 
-    def _plain(self, handle: Handle, part: str) -> Any:
-        """A part as its file has it."""
-        place = handle, part
+    def _plain(self, handle: Handle, part: str, device: str = "") -> Any:
+        """A part as its file has it, on the device, or on another one that is named: then it counts for nothing here."""
+        device = device or self.device
+        place = handle, part if device == self.device else part + HOST
         if isinstance(handle, ControlNet):
-            return self._steering(handle, place)
+            return self._steering(handle, place, device)
         if place not in self._parts:
             path = Path(handle.folder)
             self._check(handle, path)
             source = alone.source_of(handle) if handle.alone else source_of(path)
-            self._make_room(source.numbers(ROLES[part]) * self.dtype.itemsize)
+            if device == self.device:
+                self._make_room(source.numbers(ROLES[part]) * self.dtype.itemsize)
             with uncollected(freeze=True):
                 family = importlib.import_module(f"graphengine.models.families.{handle.family}")
-                made = getattr(family, part)(source, self.device, self.dtype)
+                made = getattr(family, part)(source, device, self.dtype)
             self._check(handle, path)
-            self._keep(place, made, _own_bytes(made))
+            self._keep(place, made, _own_bytes(made) if device == self.device else 0)
         return self._parts[place]
 
-    def _steering(self, handle: ControlNet, place: Place) -> Any:
+    def _steering(self, handle: ControlNet, place: Place, device: str) -> Any:
         if place not in self._parts:
             path = Path(handle.folder)
             self._check(handle, path)
             file = control_files.at(path, self._settings, handle.checkpoint)
-            self._make_room(file.numbers * self.dtype.itemsize)
+            if device == self.device:
+                self._make_room(file.numbers * self.dtype.itemsize)
             with uncollected(freeze=True):
-                made = control_net.load(file, self.device, self.dtype)
+                made = control_net.load(file, device, self.dtype)
             self._check(handle, path)
-            self._keep(place, made, _own_bytes(made))
+            self._keep(place, made, _own_bytes(made) if device == self.device else 0)
         return self._parts[place]
 
     def _keep(self, place: Place, made: Any, size: int) -> None:
@@ -141,10 +231,23 @@ class ModelMemory:
         while self._parts and self.held + wanted > self.budget:
             place, _ = self._parts.popitem(last=False)
             del self._sizes[place]
+            self._recount(place)
             logger.info("the %s of %s leaves to make room", place[1], place[0].checkpoint)
             gone = True
         if gone and self.device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+    def _recount(self, left: Place) -> None:
+        """What a part that left shared with its variants is theirs now."""
+        own = replace(left[0], patches=())
+        if (own, left[1]) in self._parts:
+            return
+        counted: set[int] = set()
+        for place, made in self._parts.items():
+            if place[1] == left[1] and replace(place[0], patches=()) == own:
+                tensors = {id(tensor): tensor.nbytes for tensor in _tensors(made) if id(tensor) not in counted}
+                counted |= tensors.keys()
+                self._sizes[place] = sum(tensors.values())
 
     def _check(self, handle: Handle, place: Path) -> None:
         """Weights that are not those that the run was planned with fail it: its keys would name others."""

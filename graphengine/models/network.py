@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from graphengine.errors import CheckpointError
+from graphengine.errors import CheckpointError, out_of_memory
 
 FREE_NUMBERS, FREE_PARAMETERS, LARGEST = 2**26, 1000, 2**20
 """What a config may ask for that no tensor shows: buffers, ties, tables."""
@@ -72,7 +72,8 @@ def refusing(where: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, CheckpointError) or not (isinstance(error, Exception) or _panicked(error)):
+        known = isinstance(error, CheckpointError) or out_of_memory(error)  # the file is not to blame for the latter
+        if known or not (isinstance(error, Exception) or _panicked(error)):
             raise
         told = " ".join(str(error).split())[:300] or "no reason was told"
         raise CheckpointError(f"{where}: {type(error).__name__}, {told}") from error
@@ -158,6 +159,12 @@ def transformers_network(
     if absent:
         raise CheckpointError(f"{where} does not fit its config: {', '.join(absent[:3])} missing or of another shape.")
     return model.to(device).eval().requires_grad_(False)
+
+
+def twin(network: Any) -> Any:
+    """A copy of a network's modules that shares all its tensors."""
+    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+    return copy.deepcopy(network, shared)
 
 
 def known_ids(ids: Tensor, network: Any) -> Tensor:

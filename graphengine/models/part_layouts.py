@@ -75,7 +75,11 @@ text_encoder t5 transformers -
     byt5: shared.weight[*,1472]
     pile_t5_xl: shared.weight[32128,2048] encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight
     t5_xl: shared.weight[32128,2048]
-    t5_xxl: encoder.block.0.layer.0.SelfAttention.q.weight[4096,4096]
+    t5_xxl: encoder.block.0.layer.0.SelfAttention.q.weight[*,4096]
+text_encoder t5 gguf -
+    : enc.blk.0.attn_q.weight enc.blk.0.ffn_gate.weight token_embd.weight
+    pile_t5_xl: token_embd.weight[32128,2048] enc.blk.1.attn_rel_b.weight
+    t5_xxl: token_embd.weight[*,4096] !enc.blk.1.attn_rel_b.weight
 text_encoder t5 original -
     : token_embedding.weight blocks.0.attn.q.weight blocks.0.pos_embedding.embedding.weight
     umt5_xxl: token_embedding.weight[256384,4096]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.models import ldm
+from graphengine.models.original_names import renamed, table_of
 from graphengine.models.source import Source
 from graphengine.models.weights import load_tensors, read_header, weight_files
 
@@ -22,19 +23,23 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class PartSource(Source):
-    """One part as adapters read it; `own` are its config and others that were found, `beside` is the rest of its folder."""
+    """One part as adapters read it; `own` are its config and others that were found, `beside` is the rest of its folder.
+
+    `names` are the family and the layout of a transformer whose tensors have its makers' names.
+    """
 
     part: str = ""
     model: str = ""
     own: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     prefix: str = ""
     beside: Path | None = None
+    names: tuple[str, str] = ("", "")
 
     @property
     def name(self) -> str:
         return self.folder.stem if self.folder.is_file() else self.folder.name
 
-    @cached_property
+    @property
     def index(self) -> dict[str, Any]:
         return {}
 
@@ -72,6 +77,8 @@ class PartSource(Source):
 
     def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
         found = load_tensors(self.files(part), dtype, self.prefix)
+        if table := table_of(*self.names):
+            return renamed(table, found)
         if "input_blocks.0.0.weight" in found:
             return ldm.renamed(found, ldm.unet_table(self.config(part)))
         if "decoder.mid.block_1.conv1.weight" in found:

@@ -63,6 +63,11 @@ class Source:
         said = self._said.items()
         return {name: value for name, value in said if not name.startswith("_") and not isinstance(value, list)}
 
+    @property
+    def pipeline(self) -> str:
+        """The class that `model_index.json` says it was made for; empty where there is none.  Raises CheckpointError."""
+        return str(self._said.get("_class_name") or "")
+
     def place(self, part: str) -> Path:
         """The folder of a part: `["graphengine", NAME]` in the index means that of an embedded checkpoint.
 

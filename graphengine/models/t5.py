@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphengine.models.network import known_ids, refusing, transformers_config, transformers_network
 from graphengine.models.source import Source
-from graphengine.models.tokenizer import open_tokenizer
+from graphengine.models.tokenizer import every_token, open_tokenizer
 
 
 class T5Encoder:
@@ -25,6 +25,10 @@ class T5Encoder:
         tensors = source.tensors(part, dtype)
         self.network: Any = transformers_network(model_class, config, tensors, where, device, dtype)
         self._device = device
+
+    def read(self, text: str) -> list[tuple[int, str]]:
+        """Every token with its id, also those that are cut."""
+        return every_token(self._tokenizer, text)
 
     def tokens(self, text: str, length: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Token ids `[1, length]`, padded; the mask of the real ones, bool `[1, length]`; the words that did not fit."""

@@ -94,3 +94,10 @@ def _growth(rules: Any) -> int:
                 value = now.get(entry)
                 grown *= max(1, len(value)) if isinstance(value, str | list) else 1
     return grown
+
+
+def every_token(tokenizer: Any, text: str) -> list[tuple[int, str]]:
+    """All tokens of a text, however many, with their ids; the marks at the beginning and the end are among them."""
+    with refusing("the tokenizer cannot read the prompt"):
+        ids = tokenizer(text, truncation=False)["input_ids"]
+        return list(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))

@@ -7,6 +7,10 @@ on top; there is nothing to undo.  Patches that commute are applied in one fixed
     clip_skip   features of an earlier layer of a CLIP text encoder
     tiled       an autoencoder that works on overlapping tiles, for less memory
     freeu       backbone and skip scaling of a U-Net (Si et al. 2024)
+    pictures    cross-attention to pictures besides the text (IP-Adapter; Ye et al. 2023)
+    perturbed   self-attention without attention, or blurred (Ahn et al. 2024, Hong 2024)
+    watched     cross-attention that is told to whoever listens; nothing else changes
+    words       words of prompts that stand for learned vectors (textual inversion; Gal et al. 2022)
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphengine.errors import CheckpointError
-from graphengine.models import ldm, lora
+from graphengine.models import attention, ip_adapter, ldm, lora, perturbed, textual_inversion
+from graphengine.models.network import twin
 from graphengine.values import Patch
 
 Network = Callable[[nn.Module, str], nn.Module]
@@ -49,16 +54,13 @@ def _with_networks(adapter: Any, change: Network) -> Any:
     return made
 
 
+with_networks = _with_networks
+
+
 def _inner(part: Any, change: Network, target: str) -> Any:
     made = copy.copy(part)
     made.network = change(part.network, target)
     return made
-
-
-def twin(network: nn.Module) -> nn.Module:
-    """A copy of a network's modules that shares all its tensors."""
-    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
-    return copy.deepcopy(network, shared)
 
 
 # LoRA
@@ -160,9 +162,40 @@ def _tiled(adapter: Any, patch: Patch) -> Any:
     return _with_networks(adapter, change)
 
 
+def _perturbed(adapter: Any, patch: Patch) -> Any:
+    def change(network: nn.Module, target: str) -> nn.Module:
+        made = twin(network)
+        perturbed.disturb(made, patch.name, patch.values[0])
+        return made
+
+    return _with_networks(adapter, change)
+
+
+def _pictures(adapter: Any, patch: Patch) -> Any:
+    def change(network: nn.Module, target: str) -> nn.Module:
+        made = twin(network)
+        ip_adapter.install(made, patch)
+        return made
+
+    return _with_networks(adapter, change)
+
+
+def _watched(adapter: Any, patch: Patch) -> Any:
+    def change(network: nn.Module, target: str) -> nn.Module:
+        made = twin(network)
+        attention.watch(made, patch.name)
+        return made
+
+    return _with_networks(adapter, change)
+
+
 APPLY: dict[str, Callable[[Any, Patch], Any]] = {
     "lora": _lora,
     "clip_skip": _clip_skip,
     "freeu": _freeu,
+    "perturbed": _perturbed,
+    "pictures": _pictures,
+    "words": textual_inversion.learned,
     "tiled": _tiled,
+    "watched": _watched,
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import CheckpointError
+from graphengine.errors import CheckpointError, out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ def refusal(path: Path) -> str:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file by name.
+    """The tensors of a safetensors file by name, or of one in GGUF.
 
     Raises:
         CheckpointError: the file is none, is pickled, or its header, its tensors and its length do not agree.
@@ -78,6 +78,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)
+        if start[:4] == b"GGUF":
+            return gguf_file().read_header(path)
         length = int.from_bytes(start[:8], "little")
         whole = size >= 8 and length <= min(size - 8, HEADER_LIMIT)
         if not (whole and start[8:] == b"{") and (start[:2] == b"PK" or start[:2] in PROTOCOLS):
@@ -94,6 +96,21 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         what = f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many"
         raise CheckpointError(f"{where} is truncated or damaged: {what}.")
     return tensors
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as those in GGUF do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def gguf_file() -> Any:
+    """The module that reads GGUF, which needs this one."""
+    from graphengine.models import gguf_file
+
+    return gguf_file
 
 
 def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,6 +224,9 @@ def load_tensors(files: list[Path], dtype: torch.dtype | None, prefix: str = "")
 
     tensors: dict[str, Tensor] = {}
     for path in files:
+        if is_gguf(path):
+            tensors |= gguf_file().load_tensors(path, dtype, prefix)
+            continue
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no dict
@@ -215,5 +235,7 @@ def load_tensors(files: list[Path], dtype: torch.dtype | None, prefix: str = "")
                         wanted = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
                         tensors[name[len(prefix) :]] = wanted
         except (SafetensorError, OSError) as error:
+            if out_of_memory(error):
+                raise
             raise CheckpointError(f"{path.parent.name}/{path.name} is damaged: {error}") from error
     return tensors

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphengine.errors import out_of_memory
 from graphengine.store import codec
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ class DiskStore:
         except OSError:
             return None
         except Exception as error:  # a damaged entry may fail in any library that reads it
-            self._set_aside(path, error)
+            if not out_of_memory(error):
+                self._set_aside(path, error)
             return None
 
     def _set_aside(self, path: Path, error: Exception) -> None:
@@ -110,6 +112,11 @@ class DiskStore:
         try:
             data = codec.encode(outputs, notes)
         except codec.NotStorable:
+            return False
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            logger.warning("there is no memory to write the entry %s to the cache", key)
             return False
         if len(data) > self.budget or not self._put(self._path(key), data):
             return False

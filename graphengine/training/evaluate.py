@@ -15,9 +15,13 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from graphengine.fingerprint import remembered_digest
+from graphengine.models import alone, library
 from graphengine.models import checkpoint as checkpoints
+from graphengine.models.companion import companion
 from graphengine.settings import Settings
 from graphengine.training.scenes import Scene, caption, random_scene
+from graphengine.values import VAE, Denoiser, Patch, TextEncoder
 
 TRAINING_SEED, TRAINING_SCENES = 11, 40_000
 BATCH = 50
@@ -35,6 +39,8 @@ class Evaluation:
     steps: int = 20
     guidance: float = 3.0
     seed: int = 20_000
+    sampler: str = "dpmpp_2m"
+    lora: str = ""
 
 
 def training_scenes(count: int = TRAINING_SCENES) -> tuple[list[Scene], np.random.Generator]:
@@ -70,7 +76,7 @@ def evaluate(
     from graphengine.models.memory import ModelMemory
     from graphengine.training.checker import score
 
-    handles = checkpoints.find(evaluation.model, settings).handles()
+    handles = handles_of(evaluation, settings)
     memory = ModelMemory(settings)
     batches = [
         (kind, scenes[i : i + BATCH], i)
@@ -89,6 +95,26 @@ def evaluate(
     return {kind: score(scenes[kind], pictures[kind]) for kind in KINDS}
 
 
+def handles_of(evaluation: Evaluation, settings: Settings) -> tuple[Denoiser, TextEncoder, VAE]:
+    """A checkpoint's three parts, or a denoiser and those that it was trained beside; with a LoRA where one is named.
+
+    Raises:
+        CheckpointError: something cannot be found.
+    """
+    path = library.find(evaluation.model, "checkpoints", settings)
+    beside = companion(path, settings) if path else None
+    denoiser, encoder, vae = (beside or checkpoints.find(evaluation.model, settings)).handles()
+    if beside:
+        found = alone.find(evaluation.model, "denoiser", settings)
+        assert isinstance(found, Denoiser)
+        denoiser = found
+    if evaluation.lora:
+        file = checkpoints.find_file(evaluation.lora, "loras", settings)
+        sums = remembered_digest(file, settings.cache_folder)
+        denoiser = denoiser.patched(Patch("lora", evaluation.lora, (1.0,), sums, str(file)))
+    return denoiser, encoder, vae
+
+
 def draw_prompts(memory: Any, handles: Any, captions: list[str], evaluation: Evaluation, start: int = 0) -> np.ndarray:
     """Pictures of captions, uint8 `[n, 64, 64, 3]`; picture i has the seed `evaluation.seed + start + i`."""
     import torch
@@ -105,7 +131,7 @@ def draw_prompts(memory: Any, handles: Any, captions: list[str], evaluation: Eva
     latent = Latent(torch.zeros(shape), vae.space, empty=True)
     guider = Guider(evaluation.guidance)
     seed = evaluation.seed + start
-    request = Request(positive, negative, guider, seed, evaluation.steps, "dpmpp_2m", "simple")
+    request = Request(positive, negative, guider, seed, evaluation.steps, evaluation.sampler, "simple")
     samples = sample(memory.denoiser(denoiser), latent, request, lambda done, total, denoised: None)
     return (memory.vae(vae).decode(samples) * 255).round().astype(np.uint8)
 

@@ -44,7 +44,7 @@ INDEX = {
 FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
-def write_checkpoint(parts: dict[str, nn.Module], tokenizer: Path, folder: Path) -> None:
+def write_checkpoint(parts: dict[str, nn.Module], tokenizer: Path, folder: Path, index: dict[str, Any] = INDEX) -> None:
     """Write `parts` (unet, vae, text_encoder) and the tokenizer's files as the checkpoint `folder`.
 
     The folder is made beside its final place and swapped in, so a reader never sees half of it.
@@ -52,10 +52,10 @@ def write_checkpoint(parts: dict[str, nn.Module], tokenizer: Path, folder: Path)
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     for name, part in parts.items():
-        _write_part(part, beside / name, FILES[name])
+        write_part(part, beside / name, FILES[name])
     shutil.copytree(tokenizer, beside / "tokenizer")
     _json(beside / "scheduler" / "scheduler_config.json", SCHEDULER)
-    _json(beside / "model_index.json", INDEX)
+    _json(beside / "model_index.json", index)
     weights = sorted(beside.rglob("*.safetensors"))
     sums = {str(path.relative_to(beside)): file_digest(path) for path in weights}
     _json(beside / "checksums.json", sums)
@@ -63,7 +63,20 @@ def write_checkpoint(parts: dict[str, nn.Module], tokenizer: Path, folder: Path)
     beside.rename(folder)
 
 
-def _write_part(part: Any, folder: Path, name: str) -> None:
+def write_companion(transformer: nn.Module, beside: Path, folder: Path) -> None:
+    """Write a transformer that goes with the checkpoint `beside` as the folder `folder`, which LoadDenoiser takes."""
+    made = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(made, ignore_errors=True)
+    write_part(transformer, made / "transformer", FILES["unet"])
+    shutil.copytree(beside / "scheduler", made / "scheduler")
+    files = [path for part in ("text_encoder", "vae") for path in sorted((beside / part).glob("*.safetensors"))]
+    sums = {path.relative_to(beside).as_posix(): file_digest(path) for path in files}
+    _json(made / "companion.json", {"checkpoint": beside.name, "sums": sums})
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+
+
+def write_part(part: Any, folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     tensors = {key: value.to(torch.float16).contiguous() for key, value in part.state_dict().items()}
     save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})

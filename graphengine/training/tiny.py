@@ -65,7 +65,7 @@ def train_tiny(folder: Path, plan: Plan) -> Path:
     tokenizer = language.write_tokenizer(folder / "tokenizer")
     text = _encoder(folder, plan, tokenizer)
     scenes, random = training_scenes(plan.scenes)
-    latents = _latents(folder, vae, scenes, random)
+    latents = encoded(folder, vae, scenes, random)
 
     def look(stage: Stage) -> None:
         _report(folder, stage, vae, tokenizer, plan)
@@ -113,7 +113,7 @@ def _encoder(folder: Path, plan: Plan, tokenizer: CLIPTokenizer) -> CLIPTextMode
     return model
 
 
-def _latents(folder: Path, vae: AutoencoderKL, scenes: list[Scene], random: np.random.Generator) -> Tensor:
+def encoded(folder: Path, vae: AutoencoderKL, scenes: list[Scene], random: np.random.Generator) -> Tensor:
     """Scaled latents of one drawing of each scene; encoded once and kept."""
     path = folder / "latents.pt"
     if path.is_file():

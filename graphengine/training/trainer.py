@@ -16,7 +16,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Stage:
     clip: float = 1.0
     save_seconds: float = 240.0
     done: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Of every step so far."""
     averages: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,18 +62,24 @@ class Stage:
         falling = 1 - 0.98 * max(0.0, step - start) / max(1.0, self.steps - start)
         return min(1.0, (step + 1) / self.warm_up) * falling
 
-    def run(self, loss: Callable[[int], Tensor], look: Callable[[int], None] | None = None) -> None:
-        """Train to the end.  `loss(step)` is differentiated; `look(step)` is called at every save and at the end."""
-        started, saved, losses = time.perf_counter(), time.perf_counter(), []
-        with _bar() as bar:
-            task = bar.add_task(self.name, total=self.steps, completed=self.done, loss=math.nan)
+    def run(
+        self,
+        loss: Callable[[int], Tensor],
+        look: Callable[[int], None] | None = None,
+        report: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Train to the end.  `loss(step)` is differentiated; `look(step)` is called at every save and at the end.
+
+        `report(step, loss)` is called after every step and takes the place of the progress bar; it may raise.
+        """
+        started = saved = time.perf_counter()
+        with _bar(self) if report is None else nullcontext(report) as tell:
             try:
                 while self.done < self.steps:
-                    losses.append(self._step(loss))
-                    bar.update(task, completed=self.done, loss=losses[-1])
+                    self.losses.append(self._step(loss))
+                    tell(self.done, self.losses[-1])
                     if self.done % LOG_EVERY == 0:
-                        self._log(losses, started)
-                        losses = []
+                        self._log(self.losses[-LOG_EVERY:], started)
                     if time.perf_counter() - saved > self.save_seconds:
                         self.save()
                         if look:
@@ -118,6 +127,7 @@ class Stage:
             "modules": {n: m.state_dict() for n, m in self.modules.items()},
             "averages": self.averages,
             "optimiser": self.optimiser.state_dict(),
+            "losses": self.losses,
         }
         beside = self._file.with_suffix(".tmp")
         torch.save(state, beside)
@@ -131,6 +141,7 @@ class Stage:
             module.load_state_dict(state["modules"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.averages, self.done = state["averages"], state["done"]
+        self.losses = list(state.get("losses", []))
 
     def averaged(self) -> dict[str, nn.Module]:
         """Load the moving averages into the modules, for good: the end of training."""
@@ -144,12 +155,15 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
-def _bar() -> Progress:
-    return Progress(
+@contextmanager
+def _bar(stage: Stage) -> Iterator[Callable[[int, float], None]]:
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
     )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(stage.name, total=stage.steps, completed=stage.done, loss=math.nan)
+        yield lambda done, loss: bar.update(task, completed=done, loss=loss)

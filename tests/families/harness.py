@@ -47,6 +47,8 @@ class Case:
     negative: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
     """More inputs of the Sampler node."""
+    amend: Callable[[dict[str, Any]], None] | None = None
+    """Changes the nodes, where pictures are read; `make` saves those beside its folder."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def run(case: Case, folder: Path, prompt: str, steps: int = STEPS) -> tuple[Tens
             "inputs": {"vae": {"from": "load.vae"}, "latent": {"from": "sample.latent"}},
         },
     }
+    if case.amend:
+        case.amend(nodes)
     outputs = {"latent": {"from": "sample.latent"}, "image": {"from": "decode.image"}}
     workflow = {"graphengine": 1, "name": "family", "nodes": nodes, "outputs": outputs}
     own = settings(folder).model_copy(update={"model_folders": (folder,)})

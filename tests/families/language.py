@@ -38,14 +38,14 @@ def trained(special: list[str]) -> Any:
     return made
 
 
-def qwen_tokenizer() -> Any:
+def qwen_tokenizer(special: list[str] = QWEN_SPECIAL) -> Any:
     """A Qwen2Tokenizer with a chat template that knows about thinking."""
-    model = json.loads(trained(QWEN_SPECIAL).to_str())["model"]
+    model = json.loads(trained(special).to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     made = library("transformers").Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=merges,
-        additional_special_tokens=QWEN_SPECIAL[1:],
+        additional_special_tokens=special[1:],
         pad_token=QWEN_SPECIAL[0],
         eos_token=QWEN_SPECIAL[0],
         unk_token=QWEN_SPECIAL[0],
@@ -77,12 +77,13 @@ def qwen3(**changes: Any) -> Any:
     return lively(transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape(**changes))))
 
 
-def qwen_vl() -> Any:
+def qwen_vl(eyes: dict[str, Any] | None = None, **changes: Any) -> Any:
     """Qwen2.5-VL with next to no eyes."""
     transformers = library("transformers")
     text = shape(rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]})
-    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=eyes, tie_word_embeddings=False)
+    usual = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    parts = {"text_config": text, "vision_config": usual | (eyes or {})}
+    config = transformers.Qwen2_5_VLConfig(**parts, tie_word_embeddings=False, **changes)
     return lively(transformers.Qwen2_5_VLForConditionalGeneration(config))
 
 

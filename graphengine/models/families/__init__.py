@@ -29,10 +29,21 @@ PROMPTS = {
     ("stable_diffusion_xl", 1280): "sdxl_refiner",
     ("stable_diffusion_3", 4096): "sd3",
     ("flux", 4096): "flux",
+    ("aura_flow", 2048): "aura_flow",
+    ("chroma", 4096): "chroma",
+    ("flux_2", 7680): "flux_2_klein_4b",
+    ("flux_2", 12288): "flux_2_klein_9b",
+    ("flux_2", 15360): "flux_2_dev",
+    ("lumina_2", 2304): "lumina_2",
+    ("pixart", 4096): "pixart",
+    ("qwen_image", 3584): "qwen_image",
+    ("sana", 2304): "sana",
+    ("z_image", 2560): "z_image",
 }
 """Standards of prompts: a family, and the width of the text features that its denoiser reads."""
 FAMILY_OF = {standard: family for (family, _), standard in PROMPTS.items()}
 VAES = {
+    "flux": "flux",
     "sdxl": "stable_diffusion_xl",
     "AutoencoderKL": "stable_diffusion",
     "AutoencoderDC": "sana",
@@ -53,5 +64,6 @@ def family_of(denoiser: str, config: Mapping[str, Any]) -> str | None:
 
 def prompts_of(family: str, config: Mapping[str, Any]) -> str | None:
     """The standard of the prompts that a denoiser reads; None when it is not known."""
-    width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
+    names = ("cap_feat_dim", "caption_channels", "joint_attention_dim", "cross_attention_dim")
+    width = next((config[name] for name in names if config.get(name)), None)
     return PROMPTS.get((family, width)) if isinstance(width, int) else None

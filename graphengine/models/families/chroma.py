@@ -25,6 +25,8 @@ LONGEST = 512
 class Denoiser(flux.Denoiser):
     """ChromaTransformer2DModel behind the sampler's contract."""
 
+    reads_references = False
+
     def _model_class(self) -> Any:
         from diffusers.models.transformers.transformer_chroma import ChromaTransformer2DModel
 

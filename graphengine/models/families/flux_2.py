@@ -2,7 +2,8 @@
 
 The autoencoder's latents are cut into patches of 2 x 2 cells and normalised by statistics that it has learnt of them; that is
 the space of noise here.  The shift of the noise levels was fitted to the number of tokens and of steps.  dev has a
-Mistral 3 and is told the guidance scale, klein has a Qwen3; both read the padding of a prompt like words.
+Mistral 3 and is told the guidance scale, klein has a Qwen3; both read the padding of a prompt like words.  Reference
+pictures are read as tokens after those that are drawn, told apart by the first of their four positions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from graphengine.diffusion.flow import FlowSchedule, denoised_from_velocity
 from graphengine.diffusion.guidance import Guidance, Plain
 from graphengine.errors import CheckpointError
 from graphengine.models.autoencoder import to_pixels, to_signal
-from graphengine.models.family import DenoiserAdapter, Encoded, Prompts
+from graphengine.models.family import DenoiserAdapter, Encoded, Prompts, Size
 from graphengine.models.language import LanguageModel
 from graphengine.models.network import diffusers_network
 from graphengine.models.source import Source
@@ -35,6 +36,8 @@ ROLE = (
 """What Mistral was told of itself in training."""
 USUAL_STEPS = 50
 """Steps that the trained levels are taken for, where a schedule asks for levels and not for a number of steps."""
+APART, LARGEST = 10, 1024**2
+"""How far the first positions of two pictures lie from each other, and the most pixels of a reference picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,8 @@ def fitted_mu(tokens: int, steps: int) -> float:
 class Denoiser(DenoiserAdapter):
     """Flux2Transformer2DModel behind the sampler's contract."""
 
+    reads_references = True
+
     def __init__(self, source: Source, device: str, dtype: torch.dtype):
         from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 
@@ -87,23 +92,26 @@ class Denoiser(DenoiserAdapter):
     def denoise(self, x: Tensor, sigma: Tensor, prompts: Prompts) -> Tensor:
         batch, height, width = len(x), x.shape[-2], x.shape[-1]
         scale = torch.full((batch,), prompts.guidance, device=x.device) if self.embeds_guidance else None
+        pictures = (x, *prompts.references)
+        tokens = [picture.to(x.device, self._dtype).flatten(2).transpose(1, 2) for picture in pictures]
+        places = [_places(APART * n, p.shape[-2], p.shape[-1], 1, x.device) for n, p in enumerate(pictures)]
         output = self.network(
-            hidden_states=x.to(self._dtype).flatten(2).transpose(1, 2),
+            hidden_states=torch.cat(tokens, dim=1),
             encoder_hidden_states=prompts.features.to(self._dtype),
             timestep=sigma.to(x.device, torch.float32).expand(batch),
             guidance=scale,
-            img_ids=_places(1, height, width, 1, x.device),
-            txt_ids=_places(1, 1, 1, prompts.features.shape[1], x.device),
+            img_ids=torch.cat(places),
+            txt_ids=_places(0, 1, 1, prompts.features.shape[1], x.device),
             return_dict=False,
-        )[0]
+        )[0][:, : height * width]
         velocity = output.to(x.dtype).transpose(1, 2).unflatten(2, (height, width))
         return denoised_from_velocity(velocity, x, sigma)
 
 
-def _places(pictures: int, rows: int, columns: int, words: int, device: torch.device) -> Tensor:
+def _places(picture: int, rows: int, columns: int, words: int, device: torch.device) -> Tensor:
     """Where tokens lie, `[N, 4]`: picture, row, column and place in the text."""
-    axes = (torch.arange(length, device=device) for length in (pictures, rows, columns, words))
-    return torch.cartesian_prod(*axes)
+    axes = (torch.arange(length, device=device) for length in (rows, columns, words))
+    return torch.cartesian_prod(torch.tensor([picture], device=device), *axes)
 
 
 class Text:
@@ -152,6 +160,18 @@ class VAE:
         self._mean = statistics.running_mean.float()[:, None, None]
         self._deviation = (statistics.running_var.float() + statistics.eps).sqrt()[:, None, None]
         self._device, self._dtype = device, dtype
+        self._side = 2 ** len(self.network.config.block_out_channels)
+
+    def reference_size(self, width: int, height: int) -> tuple[Size, Size]:
+        """No more than `LARGEST` pixels; of the rest the middle, in whole patches."""
+        scale = min(1.0, math.sqrt(LARGEST / (width * height)))
+        size = int(width * scale), int(height * scale)
+        kept = size[0] // self._side * self._side, size[1] // self._side * self._side
+        if not all(kept):
+            raise ValueError(
+                f"the reference picture is {width} x {height}; expected {self._side} x {self._side} or more."
+            )
+        return size, kept
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:

@@ -37,7 +37,8 @@ class Denoiser(stable_diffusion.Denoiser):
         config, tensors = source.config("transformer"), source.tensors("transformer", dtype)
         where = f"{source.name}/transformer"
         self.network = diffusers_network(PixArtTransformer2DModel, config, tensors, where, device)
-        self._factor = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
+        told = self.network.use_additional_conditions
+        self._factor = 2 ** (len(source.config("vae")["block_out_channels"]) - 1) if told else 1
 
     def _call(self, scaled: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         output = self.network(

@@ -22,6 +22,7 @@ from graphengine.models.autoencoder import KLAutoencoder
 from graphengine.models.clip import ClipEncoder
 from graphengine.models.control_net import ControlAdapter, Step, steered
 from graphengine.models.family import BESIDE, DenoiserAdapter, Encoded, Prompts
+from graphengine.models.ip_adapter import arguments
 from graphengine.models.network import diffusers_network
 from graphengine.models.source import Source
 
@@ -72,6 +73,7 @@ class Denoiser(DenoiserAdapter):
             added_cond_kwargs=step.added or None,
             return_dict=False,
             **steered(prompts.controls, step),
+            **arguments(prompts.pictures),
         )[0]
 
     def _added(self, scaled: Tensor, prompts: Prompts) -> Mapping[str, Tensor]:
@@ -87,6 +89,10 @@ class Text:
 
     def __init__(self, source: Source, device: str, dtype: torch.dtype):
         self._encoder = ClipEncoder(source, "text_encoder", "tokenizer", device, dtype)
+
+    def places(self, text: str) -> list[tuple[int, int] | None]:
+        """Where in the text each row of the features stands."""
+        return self._encoder.places(text)
 
     def encode(self, text: str) -> Encoded:
         ids, cut = self._encoder.tokens(text)

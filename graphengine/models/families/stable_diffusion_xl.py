@@ -78,6 +78,10 @@ class Text:
         ]
         self._zeroed = bool(source.index.get("force_zeros_for_empty_prompt", _numbers(source) == SIZES))
 
+    def places(self, text: str) -> list[tuple[int, int] | None]:
+        """Where in the text each row of the features stands; both encoders cut words alike."""
+        return self._encoders[0].places(text)
+
     def encode(self, text: str) -> Encoded:
         tokens = [encoder.tokens(text) for encoder in self._encoders]
         outputs = [encoder.run(ids) for encoder, (ids, _) in zip(self._encoders, tokens, strict=True)]

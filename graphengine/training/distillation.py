@@ -1,0 +1,211 @@
+"""Training `tiny-few-step`: a LoRA with which tiny draws in four network calls what else takes it forty.
+
+Progressive distillation (Salimans & Ho 2022, algorithm 2) with guidance distilled in (Meng et al. 2023): one step of the
+student lands where several guided steps of the teacher do, so that it needs few steps, and no second branch for guidance.
+What is learned are low-rank differences of the U-Net's weights (Hu et al. 2021), in a file that LoadLora reads.
+
+Glossary
+    level     a timestep that the sampler visits: the `simple` schedule's for as many steps as the student shall need
+    substeps  steps of the teacher that one of the student's replaces
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from graphengine.models.memory import ModelMemory
+from graphengine.settings import Settings
+from graphengine.training.denoiser import TRAIN_TIMESTEPS, alphas_cumprod
+from graphengine.training.evaluate import TRAINING_SCENES, Evaluation, draw_prompts, handles_of, held_out
+from graphengine.training.optimiser import Optimiser
+from graphengine.training.scenes import caption
+from graphengine.training.trainer import Stage
+from graphengine.training.transformer import BASE, Data
+
+PREFIX, NAME, LOOKS = "lora_unet_", "tiny-few-step", 32
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the student shall do, and for how long it is taught; guidance 0 teaches the plain loss instead, as a control."""
+
+    steps: int
+    batch: int = 48
+    rate: float = 6e-4
+    seed: int = 0
+    student_steps: int = 4
+    substeps: int = 2
+    guidance: float = 3.0
+    rank: int = 16
+
+
+class LowRank(nn.Module):
+    """A difference `up @ down` that is added to a weight `[out, in, ...]`; at first it is zero."""
+
+    def __init__(self, shape: torch.Size, rank: int):
+        super().__init__()
+        rest = shape[1:].numel()
+        self.down = nn.Parameter(torch.randn(rank, rest) / rest**0.5)
+        self.up = nn.Parameter(torch.zeros(shape[0], rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+def adapted(unet: UNet2DConditionModel, rank: int) -> tuple[UNet2DConditionModel, nn.ModuleDict]:
+    """A copy of a U-Net whose linear and convolution layers have low-rank differences, and those by layer."""
+    student = copy.deepcopy(unet).requires_grad_(False)
+    found = nn.ModuleDict()
+    for name, layer in list(student.named_modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            low = LowRank(layer.weight.shape, rank)
+            parametrize.register_parametrization(layer, "weight", low)
+            found[name.replace(".", "_")] = low
+    return student, found
+
+
+def write_lora(unet: UNet2DConditionModel, lows: dict[str, Tensor], path: Path) -> None:
+    """Write differences (a state of the module that `adapted` gives) for a U-Net in kohya's names, half precision."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in unet.named_modules():
+        stem = name.replace(".", "_")
+        if f"{stem}.up" in lows:
+            down, up = lows[f"{stem}.down"], lows[f"{stem}.up"]
+            ends = [1] * (layer.weight.ndim - 2)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            shape = layer.weight.shape[1:]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+            tensors[f"{PREFIX}{stem}.lora_down.weight"] = down.reshape(len(down), *shape).half().contiguous()
+            tensors[f"{PREFIX}{stem}.lora_up.weight"] = up.reshape(*up.shape, *ends).half().contiguous()
+            tensors[f"{PREFIX}{stem}.alpha"] = torch.tensor(float(len(down)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def moved(x: Tensor, v: Tensor, level: Tensor, following: Tensor) -> Tensor:
+    """DDIM from one abar to another (Song et al. 2021, eq. 12) along a predicted v; in the variance-preserving space."""
+    signal, spread = level.sqrt(), (1 - level).sqrt()
+    clean, noise = signal * x - spread * v, spread * x + signal * v
+    return following.sqrt() * clean + (1 - following).sqrt() * noise
+
+
+def velocity_between(x: Tensor, landed: Tensor, level: Tensor, following: Tensor) -> Tensor:
+    """The v whose one DDIM step goes from x to `landed`: Salimans & Ho 2022, appendix G, solved for v."""
+    signal, spread = level.sqrt(), (1 - level).sqrt()
+    ratio = (1 - following).sqrt() / spread
+    clean = (landed - ratio * x) / (following.sqrt() - ratio * signal)
+    return (signal * x - clean) / spread
+
+
+class Teacher:
+    """A U-Net with guidance, on a grid of `student_steps * substeps` levels."""
+
+    def __init__(self, unet: UNet2DConditionModel, lesson: Lesson, empty: Tensor):
+        self._unet, self._lesson, self._empty = unet, lesson, empty
+        fine = lesson.student_steps * lesson.substeps
+        self.timesteps = torch.tensor([TRAIN_TIMESTEPS - 1 - int(i * TRAIN_TIMESTEPS / fine) for i in range(fine)])
+        self.abar = torch.cat([alphas_cumprod()[self.timesteps], torch.ones(1)])
+
+    @torch.no_grad()
+    def landed(self, x: Tensor, features: Tensor, rows: Tensor) -> Tensor:
+        """Where the teacher gets from x `[B, C, h, w]`, at the student's steps `rows` `[B]`, until its next ones."""
+        words = torch.cat([features, self._empty.expand_as(features)])
+        for substep in range(self._lesson.substeps):
+            at = rows * self._lesson.substeps + substep
+            timesteps = self.timesteps[at].repeat(2).to(x.device)
+            both = self._unet(torch.cat([x, x]), timesteps, words, return_dict=False)[0].float()
+            wanted, bare = both.chunk(2)
+            guided = bare + self._lesson.guidance * (wanted - bare)
+            x = moved(x, guided, self.level(at), self.level(at + 1))
+        return x
+
+    def level(self, at: Tensor) -> Tensor:
+        """abar `[B, 1, 1, 1]` at places of the grid; the one after the last is 1."""
+        return self.abar[at][:, None, None, None].to(self._unet.device)
+
+
+def train_few_step(folder: Path, lesson: Lesson, scenes: int = TRAINING_SCENES, base: Path = BASE) -> Path:
+    """Teach tiny to draw in few steps, or go on; returns the file that LoadLora takes.
+
+    At every save it is written and measured: `likeness.jsonl` has the step, and the decibels between pictures in few
+    calls and the teacher's in twenty guided steps, with the file and without.
+    """
+    data = Data.beside(base, folder, scenes)
+    unet: Any = UNet2DConditionModel.from_pretrained(base / "unet", low_cpu_mem_usage=False, torch_dtype=torch.float32)
+    made = folder / "loras" / f"{NAME if lesson.guidance else 'control'}.safetensors"
+    settings = Settings.load(model_folders=(folder,))
+    taught = Evaluation(base.name, LOOKS, lesson.student_steps, 1.0, sampler="ddim", lora=made.name)
+    slow = replace(taught, steps=20, guidance=lesson.guidance or 3.0, sampler="dpmpp_2m", lora="")
+
+    def look(stage: Stage) -> None:
+        write_lora(unet, stage.averages["lora"], made)
+        with_it, without = (likeness(each, slow, settings) for each in (taught, replace(taught, lora="")))
+        with (folder / "likeness.jsonl").open("a") as log:
+            log.write(json.dumps({"name": stage.name, "step": stage.done, "with": with_it, "without": without}) + "\n")
+        console.print(f"step {stage.done} of {lesson.steps}: {with_it:.1f} dB to the teacher, {without:.1f} without")
+
+    train(data, unet, folder, lesson, look)
+    return made
+
+
+def likeness(fast: Evaluation, slow: Evaluation, settings: Settings, kind: str = "two things") -> float:
+    """Peak signal-to-noise ratio in decibels between two ways to draw the same held-out prompts with the same seeds."""
+    captions = [caption(scene) for scene in held_out(kind, fast.count, fast.seed)]
+    memory = ModelMemory(settings)
+    first, second = (
+        draw_prompts(memory, handles_of(each, settings), captions, each).astype(float) for each in (fast, slow)
+    )
+    return float(10 * np.log10(255**2 / np.square(first - second).mean()))
+
+
+def train(
+    data: Data, unet: UNet2DConditionModel, folder: Path, lesson: Lesson, look: Callable[[Stage], None] | None = None
+) -> Stage:
+    """Teach or go on; the stage's module `lora` holds the differences.  `look(stage)` is called at every save."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(lesson.seed)
+    nn.Module.to(unet, device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    nn.Module.to(data.text, device).eval().requires_grad_(False)
+    unet.set_attn_processor(AttnProcessor())
+    made: Any = adapted(unet, lesson.rank)
+    student, lows = made
+    optimiser = Optimiser([(lows, 1.0)], lesson.rate, vectors=1.0)
+    name = "few_step" if lesson.guidance else "control"
+    stage = Stage(name, {"lora": lows.to(device)}, optimiser, lesson.steps, folder, warm_up=20)
+    teacher = Teacher(unet, lesson, data.features([""]))
+
+    def loss(step: int) -> Tensor:
+        random = np.random.default_rng((lesson.seed, step))
+        generator = torch.Generator().manual_seed(lesson.seed * 1_000_003 + step)
+        rows = random.integers(0, len(data.scenes), lesson.batch)
+        features = data.drawn(rows, random, 0.0)
+        clean = data.latents[torch.from_numpy(rows)].to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        at = torch.arange(lesson.batch) % lesson.student_steps
+        level = teacher.level(at * lesson.substeps)
+        noised = level.sqrt() * clean + (1 - level).sqrt() * noise
+        timesteps = teacher.timesteps[at * lesson.substeps].to(device)
+        with torch.autocast(device, torch.bfloat16):
+            if lesson.guidance:
+                landed = teacher.landed(noised, features, at)
+                wanted = velocity_between(noised, landed, level, teacher.level((at + 1) * lesson.substeps))
+            else:
+                wanted = level.sqrt() * noise - (1 - level).sqrt() * clean
+            predicted = student(noised, timesteps, features, return_dict=False)[0].float()
+        return (predicted - wanted).square().mean()
+
+    stage.run(loss, (lambda done: look(stage)) if look else None)
+    return stage

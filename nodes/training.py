@@ -1,0 +1,175 @@
+"""Training as a graph: drawn pictures, pairs of noisy and clean, a network that learns, and what it has learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphengine import Conditioning, Context, Denoiser, Field, Image, Latent, Node, Ports, Settings
+from graphengine.fingerprint import digest
+from graphengine.models import checkpoint as checkpoints
+from graphengine.models.assets import inside
+from graphengine.values import Curve, VarianceSchedule
+
+
+class DrawScenes(Node, category="training"):
+    """Draw pictures of coloured shapes with their captions: the data that the embedded model was trained on."""
+
+    count: int = Field(256, ge=1, le=20_000, description="pictures")
+    seed: int = Field(0, ge=0, lt=2**64, description="another seed, other scenes")
+    pairs: float = Field(0.3, ge=0, le=1, description="share of scenes with two things")
+    patterned: float = Field(0.15, ge=0, le=1, description="share of backgrounds that are not plain")
+
+    class Outputs(Ports):
+        image: Image
+        captions: list[str]
+
+    def run(self, ctx: Context) -> Outputs:
+        from graphengine.training.scenes import caption, draw, random_scene
+
+        ctx.settings.check_pixels(64, 64, self.count)
+        random = np.random.default_rng(self.seed)
+        scenes = [random_scene(random, self.pairs, self.patterned) for _ in range(self.count)]
+        pictures = []
+        for done, scene in enumerate(scenes, 1):
+            pictures.append(draw(scene, random))
+            ctx.progress(done, self.count)
+        pixels = np.stack(pictures).astype(np.float32) / 255
+        return self.Outputs(image=Image(pixels), captions=[caption(scene) for scene in scenes])
+
+
+class TrainingPairs(Node, category="training"):
+    """What a denoiser learns from: latents noised to random timesteps, and the noise in them that it has to find."""
+
+    latent: Latent
+    schedule: VarianceSchedule
+    seed: int = Field(0, ge=0, lt=2**64, description="another seed, other noise and timesteps")
+
+    class Outputs(Ports):
+        noisy: Latent
+        noise: Latent
+        timesteps: list[int]
+
+    def run(self, ctx: Context) -> Outputs:
+        import torch
+
+        from graphengine.diffusion.forward import add_noise_vp
+
+        clean, abar = self.latent.samples, torch.tensor(self.schedule.alphas_cumprod)
+        generator = torch.Generator().manual_seed(self.seed)
+        timesteps = torch.randint(len(abar), (len(clean),), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = add_noise_vp(clean, noise, abar[timesteps].view(-1, 1, 1, 1))
+        return self.Outputs(
+            noisy=replace(self.latent, samples=noisy, empty=False),
+            noise=replace(self.latent, samples=noise, empty=False),
+            timesteps=timesteps.tolist(),
+        )
+
+
+class TrainDenoiser(Node, category="training", lane="gpu", effect=True):
+    """Train a denoiser to find the noise in latents (Ho et al. 2020), and write it as a checkpoint.
+
+    A run that was stopped or killed goes on where it was.  The loss is drawn while it trains.
+    """
+
+    denoiser: Denoiser = Field(description="whose network is trained; the checkpoint itself stays as it is")
+    latent: Latent = Field(description="the examples, as one batch")
+    positive: Conditioning = Field(description="the examples' prompts, as one batch (BatchPrompts), or one for all")
+    negative: Conditioning = Field(description="what stands for no prompt; a tenth of the examples have it")
+    steps: int = Field(60, ge=1, le=1_000_000, description="updates of the weights")
+    batch: int = Field(8, ge=1, le=1024, description="examples for each noise level of a step")
+    levels: int = Field(4, ge=1, le=64, description="noise levels of a step, spread over the schedule")
+    rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    fresh: bool = Field(True, description="begin with random weights, instead of those of the checkpoint")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, noise and the order of examples")
+    name: str = Field(
+        "trained", min_length=1, max_length=200, description="folder of the checkpoint in the output folder"
+    )
+
+    class Outputs(Ports):
+        denoiser: Denoiser
+        loss: Curve
+        folder: str
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        inside(settings.output_folder, inputs.get("name", "trained"), "output")
+        return {"folder": str(settings.output_folder.resolve())}
+
+    @classmethod
+    def stands(cls, outputs: Any) -> bool:
+        return (Path(outputs.folder) / "model_index.json").is_file()
+
+    def run(self, ctx: Context) -> Outputs:
+        from graphengine.training.course import Course, train
+
+        self._check()
+        course = Course(self.steps, self.batch, self.levels, self.rate, self.seed, self.fresh)
+        state = ctx.settings.cache_folder / "training" / self._digest(course)
+        losses: list[float] = []
+
+        def report(done: int, loss: float) -> None:
+            losses.append(loss)
+            ctx.progress(done, self.steps, lambda: _plot(losses))
+
+        model = ctx.models.denoiser(self.denoiser)
+        prompts = (self.positive, self.negative)
+        stage, network = train(model, self.latent.samples, prompts, course, state, report)
+        folder = inside(ctx.settings.output_folder, self.name, "output")
+        _write(Path(self.denoiser.folder), network, folder)
+        made = checkpoints.at(folder, ctx.settings, self.name).handles()[0]
+        return self.Outputs(denoiser=made, loss=_curve(stage.losses), folder=str(folder))
+
+    def _check(self) -> None:
+        if self.latent.space != self.denoiser.space:
+            raise ValueError(f"the latents were not made by a VAE that goes with {self.denoiser.checkpoint}.")
+        if self.latent.mask is not None or self.latent.beside is not None:
+            raise ValueError("the latents have a mask or a picture beside them; train on plain ones.")
+        for prompt in (self.positive, self.negative):
+            if prompt.encoder != self.denoiser.prompts:
+                raise ValueError(
+                    f"a prompt was not encoded by a text encoder that goes with {self.denoiser.checkpoint}."
+                )
+        rows, given = len(self.latent.samples), len(self.positive.features)
+        if given not in (1, rows):
+            raise ValueError(f"there are {given} prompts for {rows} examples.")
+        if not Path(self.denoiser.folder, "model_index.json").is_file() or self.denoiser.patches:
+            raise ValueError("only plain checkpoints in the diffusers layout are trained; leave out patches.")
+
+    def _digest(self, course: Any) -> str:
+        """A name for this training: the same data and settings go on where they were."""
+        from graphengine.values import arrays
+
+        parts = [np.ascontiguousarray(array).tobytes() for array in arrays([self.latent, self.positive, self.negative])]
+        return digest(*parts, json.dumps([self.denoiser.digest, vars(course)]).encode()).hex()
+
+
+def _write(source: Path, network: Any, folder: Path) -> None:
+    """A checkpoint like `source` with another denoiser, swapped in whole; other parts are copied."""
+    from graphengine.models.source import Source
+    from graphengine.training.package import write_part
+
+    before = Source(source)
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(source, beside, ignore=shutil.ignore_patterns(before.denoiser, "checksums.json"))
+    write_part(network, beside / before.denoiser, "diffusion_pytorch_model")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def _curve(losses: list[float]) -> Curve:
+    return Curve("loss", tuple(range(1, len(losses) + 1)), tuple(losses))
+
+
+def _plot(losses: list[float]) -> Image:
+    from graphengine import plot
+
+    return plot.curves([_curve(losses)], plot.Axes("loss", "step", width=320, height=200))
