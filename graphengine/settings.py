@@ -52,7 +52,9 @@ class Settings(BaseModel):
         description="whether weights stay on the host and go to the device block by block; auto is when they do not fit",
     )
     autoencoder_limit: int = Field(
-        default=0, ge=0, description="bytes an autoencoder may take at once before it works in pieces; 0 for what is free"
+        default=0,
+        ge=0,
+        description="bytes an autoencoder may take at once before it works in pieces; 0 for what is free",
     )
     disk_budget: int = Field(default=10 * GIB, ge=0, description="bytes of outputs kept on disk; 0 for none")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps")

@@ -50,7 +50,8 @@ class Sampler(Node, category="sampling", lane="gpu"):
     )
     stop: float = Field(1.0, gt=0, le=1, description="share of the steps to stop after; below 1 the latent stays noisy")
     inversion: Trajectory | None = Field(
-        None, description="the latent's way to noise, of DDIMInversion: sampling goes back from it, not from drawn noise"
+        None,
+        description="the latent's way to noise, of DDIMInversion: sampling goes back from it, not from drawn noise",
     )
 
     class Outputs(Ports):

@@ -13,6 +13,7 @@ finished is in the disk cache.  A worker holds no key to the queue; all it can s
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import io
 import json
@@ -32,8 +33,9 @@ from typing import Any
 from graphengine.collector import settled, uncollected
 from graphengine.compose import Engine, make_registry
 from graphengine.engine import Run, problems_of
-from graphengine.errors import GraphError, Problem
+from graphengine.errors import AssetError, GraphError, Problem
 from graphengine.events import Event, NodeProgress, RunCancelled, RunFailed, RunFinished
+from graphengine.models import library
 from graphengine.settings import Settings
 from graphengine.values import Image
 
@@ -260,6 +262,8 @@ def folders(settings: Settings) -> list[str]:
     """The folders that an error may name, longest first, as they stand in JSON text."""
     own = [settings.input_folder, settings.output_folder, settings.cache_folder, settings.input_folder.parent]
     own += [*settings.model_folders, *settings.plugin_folders, Path(__file__).parents[1], Path(sys.prefix), Path.home()]
+    with contextlib.suppress(AssetError):  # a file of model paths that cannot be read names none
+        own += [place.folder for place in library.places(settings)]
     named = {str(place) for folder in own for place in (folder.absolute(), folder.resolve())} - {"/"}
     return [json.dumps(name)[1:-1] for name in sorted(named, key=len, reverse=True)]
 

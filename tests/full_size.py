@@ -155,7 +155,7 @@ def load_ours(path: Path) -> None:
     from graphengine.testing import settings
 
     own = settings(path.parent).model_copy(update={"model_folders": (path.parent,)})
-    memory = ModelMemory(own)
+    memory: Any = ModelMemory(own)
     find(path.name, own)
     started = time.process_time()
     denoiser, text, vae = find(path.name, own).handles()

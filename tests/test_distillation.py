@@ -1,5 +1,7 @@
 """The LoRA with which tiny needs four network calls: the steps it learns from, its file, and what it draws."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -110,10 +112,11 @@ def test_the_file_says_what_was_learned(unet, tmp_path):
     student, lows = adapted(unet, 2)
     with torch.no_grad():
         for low in lows.values():
-            low.up.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+            up: Any = low.up
+            up.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
     write_lora(unet, dict(lows.state_dict()), tmp_path / "made.safetensors")
     own = settings(tmp_path)
-    plain = ModelMemory(own).denoiser(checkpoint.find("tiny", own).handles()[0])
+    plain: Any = ModelMemory(own).denoiser(checkpoint.find("tiny", own).handles()[0])
     made = variant(plain, (Patch("lora", "made", (1.0,), "made", str(tmp_path / "made.safetensors")),))
     x, timestep, words = torch.randn(1, 8, 8, 8), torch.tensor([499]), torch.randn(1, 32, 128)
     with torch.no_grad():

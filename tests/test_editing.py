@@ -211,3 +211,16 @@ def edited(engine, workflows, scene, instruction, **inputs):
     given = {"image": "before.png", "instruction": instruction} | inputs
     image = engine.submit(workflows / "instruct_edit.json", given).result(60)["image"]
     return read(picture), read((image.pixels[0] * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["colour", "background", "remove", "identity"])
+def test_the_workflow_does_what_it_is_told_and_keeps_the_rest(engine, workflows, kind):
+    cases, right = edit_cases(kind, 3, 7), []
+    for number, case in enumerate(cases):
+        picture = engine.settings.input_folder / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(draw_view(case.edit.before)).save(picture)
+        inputs = {"image": picture.name, "instruction": case.instruction}
+        made = engine.submit(workflows / "instruct_edit.json", inputs).result(100)["image"]
+        right.append(judge(case.edit, (made.pixels[0] * 255).round().astype(np.uint8))["all"])
+    assert sum(right) >= 2

@@ -17,7 +17,7 @@ FLOORS = [
     {"cache", "store", "plan"},
     {"executor", "frame"},
     {"engine", "queue"},
-    {"compose", "cli", "testing", "drawing", "client", "forecast", "__main__", "__init__"},
+    {"compose", "cli", "testing", "drawing", "client", "forecast", "gallery", "__main__", "__init__"},
 ]
 WINGS = {
     "diffusion": {"errors"},

@@ -43,7 +43,9 @@ def test_weights_are_those_that_are_held_once_it_has_run(engine):
     found = told(engine)
     memory = ModelMemory(engine.settings)
     denoiser, text, vae = find("tiny", engine.settings).handles()
-    memory.text_encoder(text), memory.denoiser(denoiser), memory.vae(vae)
+    memory.text_encoder(text)
+    memory.denoiser(denoiser)
+    memory.vae(vae)
     assert found.steps[-1].held == pytest.approx(memory.held, rel=0.02)
 
 
@@ -170,8 +172,10 @@ class Living(torch.utils._python_dispatch.TorchDispatchMode):  # pyright: ignore
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         import weakref
 
+        from torch.utils._pytree import tree_leaves
+
         made = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(made):
+        for tensor in tree_leaves(made):
             storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
             if storage is not None and storage._cdata not in self.seen:
                 self.seen[storage._cdata] = storage.nbytes()

@@ -1,10 +1,16 @@
 """Large pictures are painted window by window, and pictures go on beyond their edges; known pixels stay to the bit."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image as pillow
 
 from graphengine import Engine, NodeError
+from graphengine.diffusion.resampling import repeated
+from graphengine.diffusion.samplers import euler
+from graphengine.diffusion.sigmas import NoiseSchedule, sigma_schedule
 from graphengine.testing import settings
 from graphengine.training.checker import read
 from graphengine.training.scenes import Scene, Thing, draw
@@ -67,7 +73,7 @@ def engine(tmp_path_factory):
 
 
 def outpainted(engine, workflows, **inputs):
-    given = {"image": "picture.png", "steps": 12} | inputs
+    given = {"image": "picture.png", "steps": 12, "repeats": 2} | inputs
     image = engine.submit(workflows / "outpaint.json", given).result(60)["image"]
     return (image.pixels[0] * 255).round().astype(np.uint8)
 
@@ -103,10 +109,41 @@ def test_another_seed_paints_otherwise_and_the_same_seed_alike(engine, workflows
     ],
 )
 def test_what_does_not_go_together_is_told_in_a_sentence(engine, workflows, nodes, sentence):
-    import json
-
     document = json.loads((workflows / "outpaint.json").read_text())
     for node, inputs in nodes.items():
         document["nodes"][node]["inputs"] |= inputs
     with pytest.raises(NodeError, match=sentence):
         engine.submit(document).result(60)
+
+
+# Steps taken again
+
+
+def test_steps_taken_again_draw_from_the_same_distribution():
+    deviation, schedule = 0.5, NoiseSchedule.linear()
+    sigmas = sigma_schedule("karras", schedule, 200)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise():
+        return torch.randn(20_000, generator=generator)
+
+    def denoise(x, sigma):  # exact for normal data
+        return x * deviation**2 / (deviation**2 + sigma**2)
+
+    made = noise() * float(sigmas[0])
+    steps = list(repeated(euler, 3)(denoise, made, sigmas, noise))
+    assert [step.index for step in steps] == list(range(200))
+    assert abs(float(steps[-1].x.std()) / deviation - 1) < 0.05
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_every_step_but_the_last_is_taken_as_often_as_asked(times):
+    calls = []
+
+    def denoise(x, sigma):
+        calls.append(float(sigma))
+        return x * 0
+
+    sigmas = torch.tensor([4.0, 2.0, 1.0, 0.0])
+    list(repeated(euler, times)(denoise, torch.ones(2), sigmas, lambda: torch.zeros(2)))
+    assert calls == [4.0] * times + [2.0] * times + [1.0]

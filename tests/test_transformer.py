@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_the_workflow_draws_what_the_prompt_says_with_both_networks(tmp_path, wo
 
 def test_it_reads_the_prompts_of_tiny_and_works_in_its_latents(own):
     denoiser, encoder, vae = checkpoint.find("tiny", own).handles()
-    found = alone.find("tiny-dit", "denoiser", own)
+    found: Any = alone.find("tiny-dit", "denoiser", own)
     assert (found.family, found.space, found.prompts) == ("pixart", vae.space, encoder.kind)
     assert found.digest != denoiser.digest
 
@@ -95,6 +96,7 @@ def test_beside_another_checkpoint_of_the_same_name_it_is_refused(own):
     mine = own.model_folders[0] / "tiny"
     shutil.copytree(BASE, mine)
     shutil.rmtree(mine / "vae")
+    (mine / "checksums.json").unlink()
     with pytest.raises(CheckpointError, match="tiny-dit was trained beside another tiny"):
         shutil.copytree(BASE / "unet", mine / "vae")
         (mine / "vae" / "config.json").write_text((BASE / "vae" / "config.json").read_text())
@@ -138,7 +140,8 @@ def test_an_interrupted_training_goes_on_and_the_text_encoder_stays_as_it_was(da
 def test_what_was_trained_is_found_by_its_name(data, own):
     stage = train(data, own.model_folders[0] / "run", Scheme(1, batch=4))
     write(stage, own.model_folders[0] / "diffusion_models" / "fresh", BASE)
-    assert alone.find("fresh", "denoiser", own).prompts == checkpoint.find("tiny", own).prompts
+    made: Any = alone.find("fresh", "denoiser", own)
+    assert made.prompts == checkpoint.find("tiny", own).prompts
 
 
 def test_a_stratified_draw_has_one_number_in_each_interval():

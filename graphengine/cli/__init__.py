@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from graphengine.cli import cache, graph, model, models, picture, run, serve
+from graphengine.cli import cache, gallery, graph, model, models, picture, run, serve
 from graphengine.cli.console import fail, say
 from graphengine.errors import GraphEngineError
 
@@ -30,7 +30,7 @@ def build(arguments: list[str]) -> typer.Typer:
         add_completion=False,
     )
     run.register(app, arguments)
-    for room in (graph, picture, cache, model, models, serve):
+    for room in (graph, picture, cache, model, models, gallery, serve):
         room.register(app)
     return app
 

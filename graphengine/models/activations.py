@@ -56,7 +56,9 @@ DEVICE = Kernels(1.1, 1.0, 256 * MIB)
 """Of a device with memory of its own; not measured."""
 
 
-def denoiser(network: str, config: Mapping[str, Any], size: tuple[int, int, int], width: int, steered: int = 0) -> float:
+def denoiser(
+    network: str, config: Mapping[str, Any], size: tuple[int, int, int], width: int, steered: int = 0
+) -> float:
     """Bytes of the tensors of one call.
 
     Args:

@@ -184,6 +184,8 @@ def pointing(heat: np.ndarray, mask: np.ndarray) -> tuple[float, bool, float]:
         mask: `[H, W]`, above 0.5 where the thing is.
     """
     inside = mask > 0.5
-    large = functional.interpolate(torch.as_tensor(heat)[None, None].float(), inside.shape, mode="bilinear")[0, 0].numpy()
+    large = functional.interpolate(torch.as_tensor(heat)[None, None].float(), inside.shape, mode="bilinear")[
+        0, 0
+    ].numpy()
     share = float(large[inside].sum() / max(float(large.sum()), 1e-12))
     return share, bool(inside.flat[int(large.argmax())]), float(inside.mean())

@@ -21,7 +21,10 @@ from graphengine.values import VAE, ControlNet, Denoiser, Handle, Patch, TextEnc
 
 NUMBERS = {"float32": 4, "float16": 2, "bfloat16": 2}
 FORMATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-DOWN, UP = ("lora_down.weight", "lora_A.weight", "lora.down.weight"), ("lora_up.weight", "lora_B.weight", "lora.up.weight")
+DOWN, UP = (
+    ("lora_down.weight", "lora_A.weight", "lora.down.weight"),
+    ("lora_up.weight", "lora_B.weight", "lora.up.weight"),
+)
 TEXT_STARTS = ("lora_te", "text_encoder", "te_", "te1_", "te2_")
 
 

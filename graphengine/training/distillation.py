@@ -177,7 +177,8 @@ def train(
     """Teach or go on; the stage's module `lora` holds the differences.  `look(stage)` is called at every save."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(lesson.seed)
-    nn.Module.to(unet, device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    network: Any = unet
+    network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     nn.Module.to(data.text, device).eval().requires_grad_(False)
     unet.set_attn_processor(AttnProcessor())
     made: Any = adapted(unet, lesson.rank)

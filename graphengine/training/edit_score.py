@@ -34,7 +34,7 @@ from graphengine.training.edit_scenes import (
 from graphengine.training.edit_words import say
 
 BATCH = 50
-GUIDANCE, IMAGE_GUIDANCE = 2.0, 1.0
+GUIDANCE, IMAGE_GUIDANCE = 2.0, 2.0
 """Scales of the instruction and of the picture that are best for `tiny-edit`."""
 NEAR, ALIKE = 0.07, 1.2
 """Greatest distance of two centres as a share of the side, and greatest ratio of two radii, that count as the same."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphengine.training.bench import BATCH, Bench
+from graphengine.gallery.bench import BATCH, Bench
 from graphengine.training.edit_scenes import Edit, Placed, View, draw_view, random_edit, random_view
 from graphengine.training.edit_score import judge
 from graphengine.training.scenes import MARGIN, POSITIONS, SIZES, Scene, Thing, caption

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphengine.training.bench import BATCH, Bench, image, levels
+from graphengine.gallery.bench import BATCH, Bench, image, levels
 from graphengine.training.checker import facts, read
 from graphengine.training.scenes import COLOURS, SHAPES, Scene, Thing, caption, contrast, draw, random_scene
 from graphengine.values import Mask
@@ -77,10 +77,10 @@ def outpainting(
 ) -> dict[str, float]:
     """Pictures of one thing go on by `amount` pixels beyond a side, with the words for the picture or without any.
 
-    With `windows` off the whole canvas is painted at once.  Returns the mean gradient across the `seam` and `inside`, in
-    levels of 0..255 a pixel along the axis of the side, `weaker`, the share of pictures whose seam is no stronger than
-    their inside, `clean`, the share with nothing beside the ground in what was added, and `moved`, the greatest difference
-    of any pixel of the picture itself.
+    With `windows` off the whole canvas is painted at once.  Returns the mean gradient across the `seam`, its `median` over
+    the pictures, and the mean one `inside`, in levels of 0..255 a pixel along the axis of the side; `weaker`, the share of
+    pictures whose seam is no stronger than their inside, `clean`, the share with nothing but plain ground in what was
+    added, and `moved`, the greatest difference of any pixel of the picture itself.
     """
     if side not in SIDES:
         raise ValueError(f"a picture has the sides {', '.join(SIDES)}, not {side!r}.")
@@ -101,6 +101,7 @@ def outpainting(
     seam, inside, odd = np.array(rows).T
     return {
         "seam": float(seam.mean()),
+        "median": float(np.median(seam)),
         "inside": float(inside.mean()),
         "weaker": float((seam <= inside).mean()),
         "clean": float((odd < ODD).mean()),
