@@ -18,8 +18,9 @@ CHECKS = (
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("openapi")) as server:
-        server.post("/v1/queue/pause")  # what is accepted need not run here
+    # what is accepted need not run here, and nobody waits for it at the end
+    with Server(tmp_path_factory.mktemp("openapi"), drain="0.5") as server:
+        server.post("/v1/queue/pause")
         yield server
 
 

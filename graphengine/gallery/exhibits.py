@@ -55,12 +55,6 @@ EXHIBITS = (
         figures="latent_space",
     ),
     Exhibit(
-        "unet_anatomy",
-        "The U-Net",
-        "Feature maps of every level, and the picture without the skip connections of one level.",
-        figures="unet_anatomy",
-    ),
-    Exhibit(
         "attention_maps",
         "Cross-attention",
         "Where the network looks for each word.",
@@ -115,12 +109,6 @@ EXHIBITS = (
         "Editing by instruction",
         "A network that was trained on edits does what it is told.",
         figures="instruct_edit",
-    ),
-    Exhibit(
-        "attend_and_excite",
-        "Attend and excite",
-        "The latent is moved until every word is attended to.",
-        figures="attend_and_excite",
     ),
     Exhibit(
         "few_step",

@@ -17,6 +17,8 @@ from graphengine.values import Image
 from graphengine.workflow import Workflow
 
 SEED = 30_000
+THING = 60.0
+"""Distance in RGB, 0..255, from the corner's colour from which on a pixel of a plain picture belongs to its thing."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +197,123 @@ def faithfulness(settings: Settings, cases: int) -> list[Figure]:
             best.append(made["score"] == 1)
     told = f"{percent(float(np.mean(singles)))}, {percent(float(np.mean(best)))}"
     return [Figure("all right with one picture, and with the best of 8 (2 steps, guidance 0.5)", told, cases)]
+
+
+def attention_maps(settings: Settings, cases: int) -> list[Figure]:
+    from graphengine.gallery.bench import Bench, levels
+    from graphengine.models.attention import Recorder, heat, pointing
+    from graphengine.models.words import rows_of
+
+    bench, found, recorder = Bench.of("tiny", settings), scenes(cases), Recorder()
+    texts = [caption(scene) for scene in found]
+    canvas = bench.run("EmptyLatent", width=64, height=64, batch=cases).latent
+    own = {"positive": bench.prompts(texts), "negative": bench.prompts([""]), "steps": 10, "seed": SEED}
+    sampler = bench.nodes["Sampler"].model_validate({"denoiser": bench.denoiser, "latent": canvas, **own})
+    pictures = levels(bench.run("VAEDecode", latent=sampler.sampled(bench.context, recorder=recorder)).image)  # pyright: ignore[reportAttributeAccessIssue]
+    maps, adapter, told = recorder.maps(), bench.context.models.text_encoder(bench.encoder), []
+    for row, (scene, text, picture) in enumerate(zip(found, texts, pictures, strict=True)):
+        thing = np.linalg.norm(picture.astype(float) - picture[0, 0], axis=-1) > THING
+        rows = rows_of(adapter, text, [scene.things[0].shape])[0]
+        told.append(pointing(heat(maps[row : row + 1], rows)[0].numpy(), thing.astype(np.float32)))
+    mass, hits, chance = np.array(told, float).mean(0)
+    return [
+        Figure(
+            "the map of the shape's word has its peak on the shape, and chance",
+            f"{percent(hits)}, {percent(chance)}",
+            cases,
+        ),
+        Figure("its mass on the shape, and chance", f"{percent(mass)}, {percent(chance)}", cases),
+    ]
+
+
+def edit_by_inversion(settings: Settings, cases: int) -> list[Figure]:
+    from graphengine.gallery import editing_figures as editing
+    from graphengine.gallery.bench import Bench
+
+    bench = Bench.of("tiny", settings)
+    plain, fixed = editing.round_trip(bench, cases, fixed_point=0), editing.round_trip(bench, cases)
+    ways = {
+        "by inversion": editing.inversion_edits(bench, cases),
+        "by inversion within a mask": editing.inversion_edits(bench, cases, masked=True),
+        "by image to image, strength 0.5": editing.strength_edits(bench, cases, 0.5),
+    }
+    return [
+        Figure(
+            "there and back in 50 steps without and with fixed-point iterations",
+            f"{plain['mean']:.1f}, {fixed['mean']:.1f} dB",
+            cases,
+        ),
+        *(
+            Figure(f"colour changed and the rest kept, {way}", percent(found["all"]), cases)
+            for way, found in ways.items()
+        ),
+    ]
+
+
+def image_to_image(settings: Settings, cases: int) -> list[Figure]:
+    from graphengine.gallery import editing_figures as editing
+    from graphengine.gallery.bench import Bench
+
+    rows = editing.strengths(Bench.of("tiny", settings), cases)
+    told = ", ".join(f"{row['strength']:g}: {percent(row['changed'])} and {percent(row['kept'])}" for row in rows)
+    return [Figure("at each strength, colour as the prompt says and layout kept", told, cases)]
+
+
+def inpaint(settings: Settings, cases: int) -> list[Figure]:
+    from graphengine.gallery import painting_figures as painting
+    from graphengine.gallery.bench import Bench
+
+    made = painting.inpainting(Bench.of("tiny", settings), cases)
+    return [
+        Figure("inside is what the prompt says", percent(made["followed"]), cases),
+        Figure("greatest change of a pixel outside", f"{made['outside']:g}", cases),
+    ]
+
+
+def outpaint(settings: Settings, cases: int) -> list[Figure]:
+    from graphengine.gallery import painting_figures as painting
+    from graphengine.gallery.bench import Bench
+
+    bench = Bench.of("tiny", settings)
+    made = {side: painting.outpainting(bench, side, cases) for side in painting.SIDES}
+    seams = ", ".join(f"{side} {found['seam']:.1f} and {found['inside']:.1f}" for side, found in made.items())
+    return [
+        Figure("mean gradient across the seam and inside, in levels of 255", seams, cases),
+        Figure(
+            "greatest change of a pixel of the picture", f"{max(found['moved'] for found in made.values()):g}", cases
+        ),
+    ]
+
+
+def instruct_edit(settings: Settings, cases: int) -> list[Figure]:
+    from graphengine.training.edit_score import EditEvaluation, evaluate_edits
+
+    made = evaluate_edits(EditEvaluation(count=cases), settings)
+    told = {kind: scores["all"][0] / scores["all"][1] for kind, scores in made.items()}
+    return [Figure(f"{kind}: done as told, and the rest kept", percent(share), cases) for kind, share in told.items()]
+
+
+def diffusion_transformer(settings: Settings, cases: int) -> list[Figure]:
+    import time
+
+    from graphengine.models import alone
+    from graphengine.models import checkpoint as checkpoints
+    from graphengine.models.memory import ModelMemory
+    from graphengine.training.evaluate import Evaluation, draw_prompts
+
+    memory, found = ModelMemory(settings), scenes(cases)
+    unet, encoder, vae = checkpoints.find("tiny", settings).handles()
+    made = []
+    for name, denoiser in (("U-Net", unet), ("transformer", alone.find("tiny-dit", "denoiser", settings))):
+        began = time.process_time()
+        pictures = draw_prompts(memory, (denoiser, encoder, vae), [caption(scene) for scene in found], Evaluation())
+        spent = (time.process_time() - began) / cases
+        share = right(found, Image(pictures.astype(np.float32) / 255))
+        made.append(
+            Figure(
+                f"{name}: all the prompt says is right, CPU time of a picture",
+                f"{percent(share)}, {spent:.2f} s",
+                cases,
+            )
+        )
+    return made
