@@ -10,7 +10,7 @@ Glossary
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -21,6 +21,19 @@ from graphengine.ports import Feed, Port, feed
 from graphengine.registry import Registry
 from graphengine.workflow import Link, Workflow
 
+_wire = tuple.__new__
+"""Makes a Wire in half the time, and graphs have many."""
+
+
+class Way(NamedTuple):
+    """How outputs of one port feed one input: the same for all links alike, so it is found out once."""
+
+    feed: Feed
+    lazy: bool
+    told: bytes
+    """What the key says of it."""
+    direct: bool
+
 
 class Builder:
     """Collects problems while it turns specs into tasks."""
@@ -28,7 +41,7 @@ class Builder:
     def __init__(self, registry: Registry, given: dict[str, Given]):
         self.registry, self.given = registry, given
         self.problems: list[Problem] = []
-        self._feeds: dict[tuple[int, int, bool, bool], Feed | None] = {}
+        self._ways: dict[tuple[int, str, int, bool, bool], Way] = {}
 
     def build(self, workflow: Workflow, problems: list[Problem]) -> Graph:
         """The graph of a flat workflow; `problems` are those that were found on the way to it.
@@ -38,7 +51,7 @@ class Builder:
         """
         self.problems += problems
         infos = self._infos(workflow)
-        order = self._order(workflow, infos)
+        order = _as_written(workflow, infos) or self._order(workflow, infos)
         index = {name: position for position, name in enumerate(order)}
         tasks: list[Task] = []
         for name in order:
@@ -60,8 +73,9 @@ class Builder:
 
     def _infos(self, workflow: Workflow) -> dict[str, NodeInfo]:
         infos: dict[str, NodeInfo] = {}
+        find = self.registry.find
         for name, spec in workflow.nodes.items():
-            info = self.registry.find(spec.type)
+            info = find(spec[0])
             if info:
                 infos[name] = info
             else:
@@ -124,7 +138,7 @@ class Builder:
         literals: dict[str, Any] = {}
         wires: list[Wire] = []
         lists: list[tuple[str, list[Any]]] = []
-        found = 0
+        found, direct, told = 0, not info.lazy, b""
         for key, target in info.inputs.items():
             if key not in inputs:
                 if target.required:
@@ -134,19 +148,30 @@ class Builder:
             value = inputs[key]
             kind = type(value)
             if kind is Link:
-                self._wire(name, target, value, None, index, tasks, wires)
+                position = index.get(value[0])
+                if position is None:
+                    told += self._given(target, value, None, wires)
+                    direct = False
+                elif way := self._way(name, target, value, tasks[position], True):
+                    wires.append(_wire(Wire, (key, position, value[1], way[0], None, way[1])))
+                    told += way[2]
+                    direct = direct and way[3]
             elif kind is list and any(type(item) is Link for item in value):
                 lists.append((key, self._list_items(name, target, value)))
-                for slot, item in enumerate(value):
-                    if type(item) is Link:
-                        self._wire(name, target, item, slot, index, tasks, wires)
+                told += self._slots(name, target, value, index, tasks, wires)
+                direct = False
+            elif target.validate is None:
+                self._unlinked(name, target, value, literals)
             else:
-                self._literal(name, target, value, literals)
+                try:
+                    literals[key] = target.validate(value)
+                except ValidationError as error:
+                    self.fault("wrong_value", _told(value, error), name, key)
         if found < len(inputs):
             self._unknown(name, info, inputs)
-        mapped = any(wire.feed is Feed.MAP for wire in wires) if wires else False
-        static = _static(info, literals, wires, lists)
-        return Task(name, info, literals, tuple(wires), static, mapped, tuple(lists))
+        mapped = not direct and any(wire.feed is Feed.MAP for wire in wires)
+        static = _static(info, literals, lists) + told
+        return Task(name, info, literals, tuple(wires), static, mapped, direct, tuple(lists))
 
     def _is_given(self, link: Link) -> bool:
         return link.port == "given" and link.node in self.given
@@ -161,20 +186,18 @@ class Builder:
                 hint = did_you_mean(key, info.inputs)
                 self.fault("unknown_input", f"{info.name} has no input {key!r}.", name, key, hint)
 
-    def _literal(self, name: str, target: Input, value: Any, literals: dict[str, Any]) -> None:
-        if target.validate is not None:
-            try:
-                literals[target.name] = target.validate(value)
-            except ValidationError as error:
-                self.fault("wrong_value", _told(value, error), name, target.name)
-        elif value is None and target.port.optional:
+    def _unlinked(self, name: str, target: Input, value: Any, literals: dict[str, Any]) -> None:
+        if value is None and target.port.optional:
             literals[target.name] = None
         else:
             message = f"wants {target.port.label}, which must be linked, got {value!r:.60}."
             self.fault("not_a_literal", message, name, target.name)
 
     def _list_items(self, name: str, target: Input, value: list[Any]) -> list[Any]:
-        """A list written with links in it: literals stay in place, links are filled in when it runs."""
+        """A list written with links in it: literals stay in place, links are filled in when it runs.
+
+        Till then `...` stands for them, which no literal is, so that the key tells where the links are.
+        """
         if not target.port.many:
             self.fault("wrong_value", f"wants {target.port.label}, got a list.", name, target.name)
         if target.validate is None and not all(isinstance(item, Link) for item in value):
@@ -186,45 +209,70 @@ class Builder:
                         target.validate([item])
                     except ValidationError as error:
                         self.fault("wrong_value", f"item {slot + 1}: {_told(item, error)}", name, target.name)
-        return [None if isinstance(item, Link) else item for item in value]
+        return [... if type(item) is Link else item for item in value]
 
-    def _wire(
+    def _slots(
         self,
         name: str,
         target: Input,
-        link: Link,
-        slot: int | None,
+        items: list[Any],
         index: Mapping[str, int],
         tasks: list[Task],
         wires: list[Wire],
-    ) -> None:
-        position = index.get(link.node)
-        if position is None:
-            if self._is_given(link):  # else it was told by _order, or is part of a cycle
-                how = self._how(self.given[link.node].port, False, target.port, slot)
-                wires.append(Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False))
-            return
-        source = tasks[position]
+    ) -> bytes:
+        """The links of a list that is written with links in it; returns how they are told in the key.
+
+        Their slots need not be told: see `_list_items`.
+        """
+        told = []
+        for slot, link in enumerate(items):
+            if type(link) is not Link:
+                continue
+            position = index.get(link[0])
+            if position is None:
+                told.append(self._given(target, link, slot, wires))
+            elif way := self._way(name, target, link, tasks[position], False):
+                wires.append(_wire(Wire, (target.name, position, link[1], way[0], slot, way[1])))
+                told.append(way[2])
+        return b"".join(told)
+
+    def _given(self, target: Input, link: Link, slot: int | None, wires: list[Wire]) -> bytes:
+        """The wire of a link to a given value; a link to nothing was told by `_order`, or is part of a cycle."""
+        if not self._is_given(link):
+            return b""
+        how = self._how(self.given[link.node].port, False, target.port, slot is None)
+        wires.append(Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False))
+        return f"{target.name}<{link.node};".encode() if target.in_key else b""
+
+    def _way(self, name: str, target: Input, link: Link, source: Task, whole: bool) -> Way | None:
+        """How a link feeds an input, or an item of its list; None, and a problem, when it cannot."""
+        place = (id(source.info), link[1], id(target), source.mapped, whole)
+        way = self._ways.get(place)
+        if way is None:
+            way = self._new_way(name, target, link, source, whole)
+            if way:
+                self._ways[place] = way
+        return way
+
+    def _new_way(self, name: str, target: Input, link: Link, source: Task, whole: bool) -> Way | None:
         port = source.info.outputs.get(link.port)
         if port is None:
             hint = did_you_mean(link.port, source.info.outputs)
             message = f"{link.node} ({source.info.name}) has no output {link.port!r}."
             self.fault("no_port", message, name, target.name, hint)
-            return
-        how = self._how(port, source.mapped, target.port, slot)
+            return None
+        how = self._how(port, source.mapped, target.port, whole)
         if how is None:
             self._refuse(name, target, link, port, source)
-            return
+            return None
         lazy = target.port.lazy and how is not Feed.MAP  # the items must be counted before it can run
-        wires.append(Wire(target.name, position, link.port, how, slot, lazy))
+        told = f"{target.name}<{link.port};".encode() if target.in_key else b""
+        return Way(how, lazy, told, how is Feed.PLAIN and not lazy)
 
-    def _how(self, source: Port, mapped: bool, target: Port, slot: int | None) -> Feed | None:
+    def _how(self, source: Port, mapped: bool, target: Port, whole: bool) -> Feed | None:
         """How an output feeds an input; an item of a list of links must be one item."""
-        place = (id(source), id(target), mapped, slot is None)
-        if place not in self._feeds:
-            made = feed(source.listed() if mapped else source, target if slot is None else Port(target.type))
-            self._feeds[place] = made if slot is None or made is Feed.PLAIN else None
-        return self._feeds[place]
+        made = feed(source.listed() if mapped else source, target if whole else Port(target.type))
+        return made if whole or made is Feed.PLAIN else None
 
     def _refuse(self, name: str, target: Input, link: Link, port: Port, source: Task) -> None:
         fitting = [n for n, p in source.info.outputs.items() if feed(p, target.port)]
@@ -250,14 +298,27 @@ class Builder:
             self.fault("no_port", f"{link.node} has no {kind} {link.port!r}.", None, where, hint)
 
 
-def _static(info: NodeInfo, literals: dict[str, Any], wires: list[Wire], lists: list[tuple[str, list[Any]]]) -> bytes:
-    """Literals and the shape of the wiring as bytes.  `repr` tells 1 from 1.0, "1" and True."""
+def _as_written(workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
+    """The order in which the nodes are written, when none reads what comes later, as it mostly is; else nothing."""
+    before: set[str] = set()
+    for name, (_, inputs) in workflow.nodes.items():
+        for value in inputs.values():
+            kind = type(value)
+            if kind is Link:
+                if value[0] not in before:
+                    return []
+            elif kind is list and any(type(link) is Link and link[0] not in before for link in value):
+                return []
+        before.add(name)
+    return list(infos) if len(infos) == len(before) else []
+
+
+def _static(info: NodeInfo, literals: dict[str, Any], lists: list[tuple[str, list[Any]]]) -> bytes:
+    """Literals as bytes.  `repr` tells 1 from 1.0, "1" and True."""
     if info.outside_key:
         literals = {key: value for key, value in literals.items() if key not in info.outside_key}
         lists = [entry for entry in lists if entry[0] not in info.outside_key]
-        wires = [wire for wire in wires if wire.input not in info.outside_key]
-    shape = [f"{name}<{port}" if slot is None else f"{name}[{slot}]<{port}" for name, _, port, _, slot, _ in wires]
-    return f"{literals!r}{lists!r}{shape!r}".encode()
+    return f"{literals!r}{lists!r}".encode()
 
 
 def _told(value: Any, error: ValidationError) -> str:

@@ -22,7 +22,9 @@ from graphengine.values import nbytes
 
 DISK_SECONDS = 0.005
 WAIT_SECONDS = 0.05
-PLAIN = (int, float, str, bool, type(None))
+PLAIN = frozenset((int, float, str, bool, type(None)))
+SMALLEST = 64
+"""Bytes that an entry counts at least."""
 Outputs = dict[str, Any]
 
 
@@ -38,13 +40,14 @@ class Cache:
 
     def get(self, key: bytes) -> Outputs | None:
         """Outputs of a key, or None."""
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry:
-                self._entries.move_to_end(key)
-                return entry[0]
-        if self.disk and self.disk.has(key.hex()):
-            outputs = self.disk.read(key.hex())
+        entry = self._entries.get(key)
+        if entry:
+            with self._lock:
+                if key in self._entries:
+                    self._entries.move_to_end(key)
+            return entry[0]
+        if self.disk and self.disk.has(key):
+            outputs = self.disk.read(key)
             if outputs is not None:
                 self._remember(key, outputs)
             return outputs
@@ -54,7 +57,7 @@ class Cache:
         """Which tier would answer: "memory", "disk" or None.  Reads nothing."""
         if key in self._entries:
             return "memory"
-        return "disk" if self.disk and self.disk.has(key.hex()) else None
+        return "disk" if self.disk and self.disk.has(key) else None
 
     def claim(self, key: bytes, check: Callable[[], None]) -> Outputs | None:
         """Outputs, when they are there or another run is just computing them; None: compute them, then `settle`.
@@ -75,16 +78,17 @@ class Cache:
 
     def settle(self, key: bytes, outputs: Outputs | None = None) -> None:
         """End a flight: with its outputs, or without when it failed; then one of those who wait takes over."""
+        size = 0 if outputs is None else _size(outputs)
         with self._lock:
             landed = self._flights.pop(key, None)
             if outputs is not None:
-                self._insert(key, outputs)
+                self._insert(key, outputs, size)
         if landed:
             landed.set()
 
     def store(self, key: bytes, outputs: Outputs, notes: dict[str, Any]) -> bool:
         """Write outputs to the disk tier; False when it has none or cannot hold them."""
-        return self.disk is not None and self.disk.write(key.hex(), outputs, notes)
+        return self.disk is not None and self.disk.write(key, outputs, notes)
 
     def forget(self, keys: list[bytes]) -> None:
         """Drop entries from memory: what they hold can no longer be trusted."""
@@ -101,14 +105,11 @@ class Cache:
             self.memory_bytes = 0
 
     def _remember(self, key: bytes, outputs: Outputs) -> None:
+        size = _size(outputs)
         with self._lock:
-            self._insert(key, outputs)
+            self._insert(key, outputs, size)
 
-    def _insert(self, key: bytes, outputs: Outputs) -> None:
-        size = 64
-        for value in outputs.values():
-            if type(value) not in PLAIN:
-                size += nbytes(value)
+    def _insert(self, key: bytes, outputs: Outputs, size: int) -> None:
         old = self._entries.get(key)
         if old:
             self.memory_bytes -= old[1]
@@ -117,3 +118,11 @@ class Cache:
         while self.memory_bytes > self.memory_budget and len(self._entries) > 1:
             _, (_, freed) = self._entries.popitem(last=False)
             self.memory_bytes -= freed
+
+
+def _size(outputs: Outputs) -> int:
+    size = SMALLEST
+    for value in outputs.values():
+        if type(value) not in PLAIN:
+            size += nbytes(value)
+    return size

@@ -26,7 +26,7 @@ from graphengine import events
 from graphengine.cache import DISK_SECONDS, Cache
 from graphengine.errors import Cancelled, GraphError, NodeError, Problem, out_of_memory
 from graphengine.fingerprint import digest, parts
-from graphengine.frame import GATHER, ITEMS, PLAIN, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
+from graphengine.frame import GATHER, ITEMS, PLAIN, Claim, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
 from graphengine.graph import Given, Graph, Task, Wire
 from graphengine.guard import Guard
 from graphengine.node import Context, Preview, Services
@@ -72,11 +72,13 @@ class Execution:
         """Compute what is wanted.  Raises NodeError, or Cancelled; claims are given back in any case."""
         root = self._frame(plan, "")
         self._frames = [root]
+        cancelled = self.cancelled
         try:
             while self._frames:
                 frame = self._frames[-1]
                 if frame.jobs:
-                    self.check()
+                    if cancelled():
+                        raise Cancelled
                     self._do(frame, frame.jobs.pop())
                 else:
                     self._frames.pop()
@@ -110,23 +112,30 @@ class Execution:
             self._spread(frame, position, task)
             return
         key = frame.keys[position] if item == PLAIN else self._item_key(frame, position, item)
-        if self.cache and task.info.facts.cached:
-            found = self._claim(self.cache, key, task, item)
-            if found is not None:
+        facts = task.info.facts
+        if self.cache and facts.cached:
+            if item == PLAIN and not facts.effect:
+                found = self.cache.claim(key, self.check)
+            else:
+                found = self._claim(self.cache, key, task, item)
+            if found is None:
+                self._claimed.add(key)
+            else:
                 self._keep(frame, job, task, found, key)
                 return
+        name = frame.prefix + task.id
         if item == PLAIN:
-            self.journal.add(events.NodeStarted, {"node": frame.prefix + task.id})
+            self.journal.add(events.NodeStarted, {"node": name})
         try:
-            result = self._run(frame, task, item)
+            result = self._run(frame, task, item, name)
         except Pending as pending:
             self._release(key)
             self._fetch(frame, job, task, pending.name)
             return
         if isinstance(result, Workflow):
-            self._expand(frame, job, task, result, (key, self._began))
+            self._expand(frame, job, task, result, (key, self._began, name))
             return
-        self._finish(frame, job, task, result.__dict__, (key, self._began))
+        self._finish(frame, job, task, result.__dict__, (key, self._began, name))
 
     def _claim(self, cache: Cache, key: bytes, task: Task, item: int) -> Outputs | None:
         """Outputs that are there after all (another run was quicker, or an item was known); None: it is ours to make."""
@@ -134,14 +143,13 @@ class Execution:
         while found is not None and task.info.facts.effect and not stands(task, found):
             cache.forget([key])
             found = cache.claim(key, self.check)
-        if found is None:
+        if found is None and item != PLAIN:  # the plan has asked the disk about whole nodes only
             self._claimed.add(key)
-            if item != PLAIN:  # the plan has asked the disk about whole nodes only
-                found = cache.get(key)
-                if found is not None and task.info.facts.effect and not stands(task, found):
-                    found = None
-                if found is not None:
-                    self._release(key)
+            found = cache.get(key)
+            if found is not None and task.info.facts.effect and not stands(task, found):
+                found = None
+            if found is not None:
+                self._release(key)
         return found
 
     def _release(self, key: bytes) -> None:
@@ -149,12 +157,16 @@ class Execution:
             self._claimed.discard(key)
             self.cache.settle(key)
 
-    def _run(self, frame: Frame, task: Task, item: int) -> Any:
+    def _run(self, frame: Frame, task: Task, item: int, name: str) -> Any:
         """Build the node, run it in its lane, and check that what comes out is what it declares."""
         info = task.info
-        name = frame.prefix + task.id
         try:
-            inputs = self._inputs(frame, task, item)
+            if task.direct:
+                inputs, values = task.literals.copy(), frame.values
+                for port, source, output, _, _, _ in task.wires:
+                    inputs[port] = values[source][output]
+            else:
+                inputs = self._inputs(frame, task, item)
             try:
                 node = info.build(inputs)
             except ValidationError as error:
@@ -191,25 +203,29 @@ class Execution:
 
     def _tried(self, node: Any, name: str) -> Any:
         """Run a node; when memory runs out, again and more frugally."""
-        models, frugal, by_blocks = self.tools.models, 0, False
+        try:
+            return self._attempt(node, name) if self.tools.models else node.run(Context(name, self.services))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        models, by_blocks = self.tools.models, False
         left = [RELEASED, BY_BLOCKS, IN_PIECES]
         while True:
-            try:
-                return self._attempt(node, name, frugal, by_blocks)
-            except Exception as error:
-                if not (left and out_of_memory(error)):
-                    raise
             note = left.pop(0)
             if note == BY_BLOCKS and not (models and models.streams):
                 note = left.pop(0)
             logger.warning("node %s: %s", name, note)
             self._note(name, note)
             by_blocks = by_blocks or note == BY_BLOCKS
-            frugal = 2 if note == IN_PIECES else 1
             if models:
                 models.release()
+            try:
+                return self._attempt(node, name, 2 if note == IN_PIECES else 1, by_blocks)
+            except Exception as error:
+                if not (left and out_of_memory(error)):
+                    raise
 
-    def _attempt(self, node: Any, name: str, frugal: int, by_blocks: bool) -> Any:
+    def _attempt(self, node: Any, name: str, frugal: int = 0, by_blocks: bool = False) -> Any:
         """Run a node once; what the models did otherwise than usual is noted."""
         context, models = Context(name, self.services, frugal), self.tools.models
         if models is None:
@@ -263,19 +279,21 @@ class Execution:
         inputs = dict(task.literals)
         for name, items in task.lists:
             inputs[name] = list(items)
+        values = frame.values
         for wire in task.wires:
-            if wire.lazy and wire.source >= 0 and wire.source not in frame.values:
-                inputs[wire.input] = Lazy(wire.input)
+            name, source, port, feed, slot, lazy = wire
+            if lazy and source >= 0 and source not in values:
+                inputs[name] = Lazy(name)
                 continue
-            value = self._value(frame, wire)
-            if wire.feed is Feed.MAP:
+            value = values[source][port] if source >= 0 else self._value(frame, wire)
+            if feed is Feed.MAP:
                 value = value[item]
-            elif wire.feed is Feed.WRAP:
+            elif feed is Feed.WRAP:
                 value = [value]
-            if wire.slot is None:
-                inputs[wire.input] = value
+            if slot is None:
+                inputs[name] = value
             else:
-                inputs[wire.input][wire.slot] = value
+                inputs[name][slot] = value
         for name in task.info.lazy:
             if name in inputs and not isinstance(inputs[name], Lazy):
                 inputs[name] = Lazy(name, inputs[name], ready=True)
@@ -354,17 +372,19 @@ class Execution:
 
     # Results
 
-    def _finish(self, frame: Frame, job: Job, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
-        key, started = claim
+    def _finish(self, frame: Frame, job: Job, task: Task, outputs: Outputs, claim: Claim) -> None:
+        key, started, name = claim
         seconds = time.perf_counter() - started
         if self.cache and key in self._claimed:
             self._claimed.discard(key)
             self.cache.settle(key, outputs)
             if seconds >= DISK_SECONDS or task.info.durable:
                 self._record(frame, job[0], task, outputs, (key, seconds))
-        self._keep(frame, job, task, outputs, key)
-        if job[1] == PLAIN:
-            self.journal.add(events.NodeFinished, {"node": frame.prefix + task.id, "seconds": seconds})
+        if job[1] != PLAIN:
+            self._keep(frame, job, task, outputs, key)
+            return
+        self._settle(frame, job[0], task, outputs)
+        self.journal.add(events.NodeFinished, {"node": name, "seconds": seconds})
 
     def _record(self, frame: Frame, position: int, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
         """To disk with it, when it was worth computing only once, and note what its key was made of."""
@@ -393,16 +413,15 @@ class Execution:
         values, readers, wanted = frame.values, frame.plan.readers, frame.plan.wanted
         values[position] = outputs
         for wire in task.wires:
-            source = wire.source
-            if source >= 0:
-                left = readers[source] = readers[source] - 1
-                if left <= 0 and source not in wanted:
-                    values.pop(source, None)
+            source = wire[1]
+            left = readers[source] = readers[source] - 1
+            if left <= 0 and source not in wanted:
+                values.pop(source, None)
 
     # Expansion
 
-    def _expand(self, frame: Frame, job: Job, task: Task, fragment: Workflow, claim: tuple[bytes, float]) -> None:
-        name = frame.prefix + task.id
+    def _expand(self, frame: Frame, job: Job, task: Task, fragment: Workflow, claim: Claim) -> None:
+        name = claim[2]
         missing = [port for port in task.info.outputs if port not in fragment.outputs]
         if missing:
             message = f"the fragment that {task.info.name} returned has no output {missing[0]!r}."
@@ -416,7 +435,7 @@ class Execution:
             raise self._fail(name, Problem("fragment", message, name), error) from error
         plan = Plan.make(graph, keys, self.cache, {position for position, _ in graph.outputs.values()})
         inner = self._frame(plan, f"{name}/")
-        inner.parent = (frame, job, *claim)
+        inner.parent = (frame, job, claim)
         self._frames.append(inner)
 
     def _bind(self, frame: Frame, job: Job, task: Task, fragment: Workflow) -> tuple[Workflow, dict[str, Given]]:
@@ -444,15 +463,14 @@ class Execution:
         """A fragment is through: its outputs are those of the node that returned it."""
         if frame.parent is None:
             return
-        above, job, key, started = frame.parent
-        task = above.plan.graph.tasks[job[0]]
+        above, job, claim = frame.parent
+        task, name = above.tasks[job[0]], claim[2]
         outputs = {n: frame.values[p][port] for n, (p, port) in frame.plan.graph.outputs.items()}
-        name = above.prefix + task.id
         try:
             checked = task.info.type.Outputs(**{n: outputs[n] for n in task.info.outputs})
         except ValidationError as error:
             raise self._fail(name, wrong_input(name, error), error) from error
-        self._finish(above, job, task, dict(checked.__dict__), (key, started))
+        self._finish(above, job, task, dict(checked.__dict__), claim)
 
 
 def note_name(workflow: Workflow, node: str) -> str:

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ NUMERIC_ROOMS = ("diffusion", "models")
 
 def digest(*parts: bytes) -> bytes:
     """blake2b of the parts, 16 bytes."""
-    return hashlib.blake2b(b"".join(parts), digest_size=SIZE).digest()
+    return blake2b(b"".join(parts), digest_size=SIZE).digest()
 
 
 def file_digest(path: Path) -> str:
@@ -139,20 +140,28 @@ class Fingerprinter:
         if not task.info.facts.cached:
             return os.urandom(SIZE)
         parts = b"".join((self.identity(task.info), task.static, outside, *upstream))
-        return hashlib.blake2b(parts, digest_size=SIZE).digest()
+        return blake2b(parts, digest_size=SIZE).digest()
 
     def keys(self, graph: Graph) -> Keys:
         """Keys of all tasks.  Raises GraphError with every outside fact that could not be had."""
-        unstable = {i for i, task in enumerate(graph.tasks) if not task.info.facts.cached}
-        made = Keys(graph, [], {}, unstable, set())
-        problems: list[Problem] = []
+        made = Keys(graph, [], {}, set(), set())
+        keys, problems = made.keys, []
         for position, task in enumerate(graph.tasks):
-            if task.info.has_outside:
+            info = task.info
+            if task.direct and info.plain:  # as `key` does it, without its calls: graphs have many such nodes
+                parts = self.identity(info) + task.static
+                for wire in task.wires:
+                    parts += keys[wire[1]]
+                keys.append(blake2b(parts, digest_size=SIZE).digest())
+                continue
+            if not info.facts.cached:
+                made.unstable.add(position)
+            if info.has_outside:
                 try:
                     self._note_outside(made, position, task)
                 except GraphError as error:
                     problems += error.problems
-            made.keys.append(self._key_at(made, position))
+            keys.append(self._key_at(made, position))
         if problems:
             raise GraphError(problems)
         return made

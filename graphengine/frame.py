@@ -28,6 +28,8 @@ PLAIN, GATHER = -1, -2
 ITEMS = "*"
 """Beside the outputs of a mapped node: the keys of its single runs, so that a list that grows computes what is new."""
 Job = tuple[int, int]
+Claim = tuple[bytes, float, str]
+"""What a job computes: its key, when it began, and the name of its node with those of the frames around it."""
 Outputs = dict[str, Any]
 
 
@@ -49,7 +51,7 @@ class Frame:
     jobs: list[Job]
     values: dict[int, Outputs]
     prefix: str = ""
-    parent: tuple[Frame, Job, bytes, float] | None = None
+    parent: tuple[Frame, Job, Claim] | None = None
     spreads: dict[int, Spread] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from graphengine.errors import GraphError, Problem, did_you_mean
@@ -49,15 +50,20 @@ class Given(NamedTuple):
 
 @dataclass(slots=True)
 class Task:
-    """One node, checked.  `static` is the part of its cache key that does not depend on anything upstream."""
+    """One node, checked.
+
+    `static` is the part of its cache key that does not depend on anything upstream; `mapped` says that it runs once per
+    item of a list, `direct` that its inputs are its literals and whole outputs of other tasks, as most nodes' are.
+    """
 
     id: str
     info: NodeInfo
     literals: dict[str, Any]
     wires: tuple[Wire, ...]
     static: bytes
-    mapped: bool = False
-    lists: tuple[tuple[str, list[Any]], ...] = ()
+    mapped: bool
+    direct: bool
+    lists: tuple[tuple[str, list[Any]], ...]
 
 
 @dataclass
@@ -101,7 +107,7 @@ class Graph:
             return None
         different = _different(before, workflow.nodes)
         if not different:
-            return Graph(workflow, self.tasks, self.index, self.outputs, self.targets), []
+            return self, []
         if not all(_same_links(before[n], workflow.nodes[n]) for n in different):
             return None
         if any(name not in self.index for name in different):
@@ -144,21 +150,26 @@ class Graph:
 def _different(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec]) -> list[str]:
     """Nodes that are not equal to the letter: to Python 1, 1.0 and True are the same, to a cache they are not."""
     unequal = [] if old == new else [name for name, spec in new.items() if old[name] != spec]
-    if len(unequal) == len(new) or _alike(old, new, unequal):
+    before, now = _form(old), _form(new)
+    if before == now and SURE.issuperset(now[3]):
         return unequal
     return [name for name, spec in new.items() if old[name] != spec or not _alike_inputs(old[name], spec)]
 
 
-def _alike(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec], apart: list[str]) -> bool:
-    """Whether all nodes but some, which are equal, are so to the letter; asked of all at once because it nearly is."""
-    skip = set(apart)
-    pairs = [(old[name].inputs, spec.inputs) for name, spec in new.items() if name not in skip]
-    kinds = [type(value) for _, inputs in pairs for value in inputs.values()]
-    if kinds != [type(before[key]) for before, inputs in pairs for key in inputs]:
-        return False
-    return SURE.issuperset(kinds) or all(
-        _same(before[key], value) for before, inputs in pairs for key, value in inputs.items()
-    )
+def _form(nodes: Mapping[str, NodeSpec]) -> tuple[list[str], list[str], list[int], list[type]]:
+    """What `==` does not tell: the order of nodes and inputs, and the types of all values and of the items of lists.
+
+    Two equal nodes of workflows of one form are equal to the letter if all types are `SURE`.
+    """
+    inputs = [spec[1] for spec in nodes.values()]
+    values = [*chain.from_iterable(map(dict.values, inputs))]
+    kinds, lengths = [*map(type, values)], [*map(len, inputs)]
+    if list in kinds:
+        lists = [value for value in values if type(value) is list]
+        lengths += map(len, lists)
+        kinds = [kind for kind in kinds if kind is not list]
+        kinds += map(type, chain.from_iterable(lists))
+    return [*nodes], [*chain.from_iterable(inputs)], lengths, kinds
 
 
 def _alike_inputs(old: NodeSpec, new: NodeSpec) -> bool:

@@ -182,11 +182,8 @@ class Input:
     field: FieldInfo
     validate: Callable[[Any], Any] | None
     """Checks a value written in a workflow, strictly; None when the port can only be linked."""
-    in_key: bool = True
-
-    @property
-    def required(self) -> bool:
-        return self.field.is_required()
+    in_key: bool
+    required: bool
 
     @property
     def default(self) -> Any:
@@ -239,7 +236,10 @@ class NodeInfo:
     durable: bool
     """Whether outputs are worth keeping on disk however quickly they came: effects, and work that needs a model."""
     outside_key: frozenset[str]
+    """Inputs that are no part of the key."""
     lazy: tuple[str, ...]
+    plain: bool
+    """Whether its key is made of its inputs alone, all of them."""
 
 
 def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") -> NodeInfo:
@@ -254,6 +254,8 @@ def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") ->
     if not re.fullmatch(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", name):
         raise TypeError(f"{name!r} cannot be a node's name: letters, digits, _ and - only")
     inputs = {key: _input(key, info) for key, info in node.model_fields.items()}
+    has_outside = node.outside.__func__ is not Node.outside.__func__  # pyright: ignore[reportFunctionMemberAccess]
+    outside_key = frozenset(key for key, item in inputs.items() if not item.in_key)
     return NodeInfo(
         name=name,
         type=node,
@@ -264,9 +266,10 @@ def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") ->
         plugin=plugin,
         build=node.__pydantic_validator__.validate_python,
         durable=node.facts.effect or node.facts.lane == "gpu",
-        outside_key=frozenset(key for key, item in inputs.items() if not item.in_key),
+        outside_key=outside_key,
         lazy=tuple(key for key, item in inputs.items() if item.port.lazy),
-        has_outside=node.outside.__func__ is not Node.outside.__func__,  # pyright: ignore[reportFunctionMemberAccess]
+        has_outside=has_outside,
+        plain=node.facts.cached and not has_outside and not outside_key,
     )
 
 
@@ -283,7 +286,7 @@ def _input(name: str, info: FieldInfo) -> Input:
             annotated = Annotated[annotated, constraint]
         adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))
         validate = adapter.validator.validate_python
-    return Input(name, port, info, validate, in_key)
+    return Input(name, port, info, validate, in_key, info.is_required())
 
 
 __all__ = ["Context", "Facts", "Input", "Lazy", "Node", "NodeInfo", "Ports", "describe"]

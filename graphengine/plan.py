@@ -7,7 +7,8 @@ nothing that was promised can be evicted before it is used, and an entry that tu
 Glossary
     hits      position -> outputs, taken from the cache
     work      positions to compute, in topological order
-    readers   position -> how many reads are still to come; at zero the value is freed, unless it is wanted
+    readers   how many reads are still to come, by position; at zero the value is freed, unless it is wanted.  Its last
+              item counts reads of given values, whose position is -1
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class Plan:
     wanted: frozenset[int]
     hits: dict[int, dict[str, Any]] = field(default_factory=dict)
     work: list[int] = field(default_factory=list)
-    readers: dict[int, int] = field(default_factory=dict)
+    readers: list[int] = field(default_factory=list)
 
     @classmethod
     def make(cls, graph: Graph, keys: Keys, cache: Cache | None, targets: Iterable[int]) -> Plan:
         """Plan for the targets.  Without a cache everything is work."""
-        plan = cls(graph, keys, frozenset(targets))
+        plan = cls(graph, keys, frozenset(targets), readers=[0] * (len(graph.tasks) + 1))
         if cache and cache.disk:
             cache.disk.refresh()
         plan.work = plan.pull(plan.wanted, cache)
@@ -44,6 +45,7 @@ class Plan:
     def pull(self, positions: Iterable[int], cache: Cache | None) -> list[int]:
         """Make these positions part of the plan; returns the work that this adds, in topological order."""
         tasks, keys, hits, readers = self.graph.tasks, self.keys.keys, self.hits, self.readers
+        get = cache.get if cache else None
         pending = list(positions)
         seen = set(pending)
         added: list[int] = []
@@ -53,15 +55,14 @@ class Plan:
                 continue
             task = tasks[position]
             facts = task.info.facts
-            found = cache.get(keys[position]) if cache and facts.cached else None
+            found = get(keys[position]) if get and facts.cached else None
             if found is not None and (not facts.effect or (not task.mapped and stands(task, found))):
                 hits[position] = found
                 continue
             added.append(position)
-            for wire in task.wires:
-                source = wire.source
-                readers[source] = readers.get(source, 0) + 1
-                if source not in seen and source >= 0 and not wire.lazy:
+            for _, source, _, _, _, lazy in task.wires:
+                readers[source] += 1
+                if source not in seen and source >= 0 and not lazy:
                     seen.add(source)
                     pending.append(source)
         added.sort()

@@ -11,7 +11,7 @@ from graphengine.cache import Cache
 from graphengine.store import codec
 from graphengine.store.disk import DiskStore
 
-KEY = "ab" * 16
+KEY = b"\xab" * 16
 SPACE = LatentSpace(4, 8, "vae")
 
 
@@ -76,7 +76,7 @@ def test_the_least_recently_used_entries_go_first(tmp_path):
     import os
 
     store = DiskStore(tmp_path, 10**8)
-    keys = [f"{i:02x}" * 16 for i in range(5)]
+    keys = [bytes([i]) * 16 for i in range(5)]
     for age, key in enumerate(keys):
         store.write(key, {"image": everything()["image"]}, {})
         os.utime(store._path(key), (1000 + age, 1000 + age))

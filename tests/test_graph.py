@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nodes_for_tests import NODES, chain, workflow
+from nodes_for_tests import NODES, Constant, chain, workflow
 
-from graphengine import Settings
+from graphengine import Context, Node, Ports, Settings
 from graphengine.errors import GraphError
 from graphengine.fingerprint import Fingerprinter
-from graphengine.graph import Graph
+from graphengine.graph import Graph, _different
 from graphengine.registry import Registry
 
 
@@ -117,8 +117,6 @@ def test_declared_inputs_and_outputs_are_checked(registry):
 
 @pytest.mark.parametrize(("before", "after"), [(1, True), (1, 1.0), (0.0, -0.0), ([1], [True]), ({"a": 1}, {"a": 1.0})])
 def test_values_that_python_thinks_equal_are_told_apart(before, after):
-    from graphengine import Context, Node, Ports
-
     class Anything(Node):
         """Takes anything."""
 
@@ -150,6 +148,31 @@ def test_a_literal_beside_links_in_a_list_is_part_of_the_key(registry):
         return Graph.build(workflow(nodes), registry).tasks[1].static
 
     assert static(1) != static(2)
+
+
+def test_where_the_links_of_a_list_stand_is_part_of_the_key():
+    class Gaps(Node):
+        """Takes numbers and gaps."""
+
+        numbers: list[int | None]
+        Outputs = Constant.Outputs
+
+        def run(self, ctx: Context) -> Ports:
+            return self.Outputs(value=len(self.numbers))
+
+    made = Registry()
+    made.extend([Constant, Gaps])
+
+    def static(numbers):
+        return Graph.build(workflow({"c": ("Constant", {}), "g": ("Gaps", {"numbers": numbers})}), made).tasks[1].static
+
+    assert static(["@c.value", None]) != static([None, "@c.value"])
+
+
+def test_a_value_is_told_apart_when_other_nodes_shift_the_types_around_it(registry):
+    nodes = {"a": ("Total", {"numbers": [1, True]}), "b": ("Add", {"a": 1}), "c": ("Total", {"numbers": [True, 1]})}
+    other = {"a": ("Total", {"numbers": [1]}), "b": ("Add", {"a": True}), "c": ("Total", {"numbers": [1, True, 1]})}
+    assert _different(workflow(nodes).nodes, workflow(other).nodes) == ["a", "b", "c"]
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 7), st.integers(0, 50))

@@ -206,6 +206,7 @@ FEW = {
     "DDIMInversion",
     "DifferenceMask",
     "EncodeTextSeeing",
+    "FeatureMaps",
     "LatentPreview",
     "ModelSchedule",
     "PaintWindows",
@@ -289,15 +290,15 @@ def test_a_cache_entry_that_there_is_no_memory_to_read_is_not_called_damaged(tmp
     from graphengine.store import codec
 
     store, real = DiskStore(tmp_path, 2**20), codec.decode
-    assert store.write("ab" * 16, {"text": "kept"}, {})
+    assert store.write(b"\xab" * 16, {"text": "kept"}, {})
 
     def decode(data):
         raise MemoryError
 
     monkeypatch.setattr(codec, "decode", decode)
-    assert store.read("ab" * 16) is None
+    assert store.read(b"\xab" * 16) is None
     monkeypatch.setattr(codec, "decode", real)
-    assert store.read("ab" * 16) == {"text": "kept"}
+    assert store.read(b"\xab" * 16) == {"text": "kept"}
     assert store.damaged == 0
 
 
@@ -308,7 +309,7 @@ def test_outputs_that_there_is_no_memory_to_keep_fail_no_run(tmp_path, monkeypat
         raise MemoryError
 
     monkeypatch.setattr(codec, "encode", encode)
-    assert not DiskStore(tmp_path, 2**20).write("ab" * 16, {"text": "lost"}, {})
+    assert not DiskStore(tmp_path, 2**20).write(b"\xab" * 16, {"text": "lost"}, {})
 
 
 LIMITED = """

@@ -42,49 +42,60 @@ class Entry:
 class DiskStore:
     """Outputs on disk under a byte budget, least recently used first to go.
 
-    Glossary: `_known` holds per shard when it was looked at (the number of the look), its change time, and its keys; `_written`
-    counts bytes since the last look at the budget.
+    Glossary: `_known` holds per shard when it was looked at (the number of the look), its change time, and its keys;
+    `_shards` are the shards that there were at that look; `_written` counts bytes since the last look at the budget.
     """
 
     def __init__(self, folder: Path, budget: int):
         self.root, self.budget = folder / "v1", budget
         self._root = str(self.root)
-        self._known: dict[str, tuple[int, int, set[str]]] = {}
-        self._glance = 0
+        self._known: dict[int, tuple[int, int, set[bytes]]] = {}
+        self._shards: set[int] = set()
+        self._glance = -1
         self._looked = 0.0
         self._written = 0
         self.damaged = 0
 
-    def _path(self, key: str) -> Path:
-        return self.root / key[:2] / f"{key}.entry"
+    def _path(self, key: bytes) -> Path:
+        name = key.hex()
+        return self.root / name[:2] / f"{name}.entry"
 
     def refresh(self) -> None:
         """Look again, from now on, at what other processes have written, unless that was just done; once for a plan."""
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
-            self._glance += 1
+            self._look()
 
-    def has(self, key: str) -> bool:
+    def _look(self) -> None:
+        self._glance += 1
+        with contextlib.suppress(OSError):
+            self._shards = {int(name, 16) for name in os.listdir(self._root) if len(name) == 2}
+
+    def has(self, key: bytes) -> bool:
         """Whether there is an entry, cheaply: a shard is listed again only when it has changed since the last look."""
-        shard = key[:2]
-        known = self._known.get(shard)
+        if self._glance < 0:
+            self._look()
+        number = key[0]
+        if number not in self._shards:
+            return False
+        known = self._known.get(number)
         if known is None or known[0] != self._glance:
-            known = self._known[shard] = self._list(shard, known)
+            known = self._known[number] = self._list(number, known)
         return key in known[2]
 
-    def _list(self, shard: str, before: tuple[int, int, set[str]] | None) -> tuple[int, int, set[str]]:
-        folder = f"{self._root}/{shard}"
+    def _list(self, number: int, before: tuple[int, int, set[bytes]] | None) -> tuple[int, int, set[bytes]]:
+        folder = f"{self._root}/{number:02x}"
         try:
             changed = os.stat(folder).st_mtime_ns
             if before and before[1] == changed:
                 return self._glance, changed, before[2]
-            names = {name[:-6] for name in os.listdir(folder) if name.endswith(".entry")}
-            return self._glance, changed, names
+            names = [name[:-6] for name in os.listdir(folder) if name.endswith(".entry")]
         except OSError:
             return self._glance, 0, set()
+        return self._glance, changed, set(filter(None, map(_key_of, names)))
 
-    def read(self, key: str) -> dict[str, Any] | None:
+    def read(self, key: bytes) -> dict[str, Any] | None:
         """Outputs of an entry; None when there is none or it is damaged (then it is set aside)."""
         path = self._path(key)
         try:
@@ -105,7 +116,7 @@ class DiskStore:
             (self.root / "bad").mkdir(parents=True, exist_ok=True)
             os.replace(path, self.root / "bad" / path.name)
 
-    def write(self, key: str, outputs: dict[str, Any], notes: dict[str, Any]) -> bool:
+    def write(self, key: bytes, outputs: dict[str, Any], notes: dict[str, Any]) -> bool:
         """Store outputs; False when they cannot be stored or the disk will not take them."""
         if not self.budget:
             return False
@@ -116,12 +127,13 @@ class DiskStore:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            logger.warning("there is no memory to write the entry %s to the cache", key)
+            logger.warning("there is no memory to write the entry %s to the cache", key.hex())
             return False
         if len(data) > self.budget or not self._put(self._path(key), data):
             return False
-        if key[:2] in self._known:
-            self._known[key[:2]][2].add(key)
+        self._shards.add(key[0])
+        if key[0] in self._known:
+            self._known[key[0]][2].add(key)
         self._written += len(data)
         if self._written > self.budget // 20:
             self._written = 0
@@ -184,3 +196,11 @@ class DiskStore:
             except codec.Damaged as error:
                 self._set_aside(entry.path, error)
                 yield entry, str(error)
+
+
+def _key_of(name: str) -> bytes | None:
+    """The key that a file's name tells; None when it is not one of this store's."""
+    try:
+        return bytes.fromhex(name)
+    except ValueError:
+        return None
