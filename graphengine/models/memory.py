@@ -16,8 +16,10 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from graphengine.machine import free_memory, give_back
 from graphengine.models import alone, control_files, control_net, ip_adapter_reading, offload
 from graphengine.models.checkpoint import at, source_of
 from graphengine.models.family import DenoiserAdapter, TextAdapter, VAEAdapter
+from graphengine.models.later import imported_later
 from graphengine.models.variant import variant
 from graphengine.settings import Settings
 from graphengine.values import VAE, ControlNet, Denoiser, Handle, TextEncoder
@@ -94,12 +97,21 @@ class ModelMemory:
 
     def _reader(self, handle: ClipVision | IPAdapter) -> Any:
         """What reads pictures for prompts."""
+        load = partial(ip_adapter_reading.load, handle, self._settings)
+        return self.kept(
+            handle, type(handle).__name__, lambda: ip_adapter_reading.numbers(handle, self._settings), load
+        )
+
+    def kept(
+        self, handle: Handle, part: str, numbers: Callable[[], int], load: Callable[[str, torch.dtype], Any]
+    ) -> Any:
+        """What `load(device, dtype)` makes of so many numbers: made when first asked for, and kept like all parts."""
         with self._lock:
-            place = handle, type(handle).__name__
+            place = handle, part
             if place not in self._parts:
-                self._make_room(ip_adapter_reading.numbers(handle, self._settings) * self.dtype.itemsize)
-                with uncollected(freeze=True):
-                    made = ip_adapter_reading.load(handle, self._settings, self.device, self.dtype)
+                self._make_room(numbers() * self.dtype.itemsize)
+                with _loading():
+                    made = load(self.device, self.dtype)
                 self._keep(place, made, _own_bytes(made))
             self._parts.move_to_end(place)
             return self._parts[place]
@@ -200,7 +212,7 @@ class ModelMemory:
             source = alone.source_of(handle) if handle.alone else source_of(path)
             if device == self.device:
                 self._make_room(source.numbers(ROLES[part]) * self.dtype.itemsize)
-            with uncollected(freeze=True):
+            with _loading():
                 family = importlib.import_module(f"graphengine.models.families.{handle.family}")
                 made = getattr(family, part)(source, device, self.dtype)
             self._check(handle, path)
@@ -214,7 +226,7 @@ class ModelMemory:
             file = control_files.at(path, self._settings, handle.checkpoint)
             if device == self.device:
                 self._make_room(file.numbers * self.dtype.itemsize)
-            with uncollected(freeze=True):
+            with _loading():
                 made = control_net.load(file, device, self.dtype)
             self._check(handle, path)
             self._keep(place, made, _own_bytes(made) if device == self.device else 0)
@@ -260,6 +272,13 @@ class ModelMemory:
             raise CheckpointError(
                 f"the checkpoint {handle.checkpoint} was changed while the run went on. Run it again."
             )
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Around what imports and makes networks."""
+    with uncollected(freeze=True), imported_later():
+        yield
 
 
 def _most_of(device: str) -> int:
