@@ -10,7 +10,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MANY, SERVING = 1000, (20_000, 20, 20)
+MANY, SELDOM = 1000, (20_000, 20, 20)
 
 
 @contextmanager
@@ -41,8 +41,13 @@ def uncollected(freeze: bool = False) -> Iterator[None]:
         gc.enable()
 
 
+def rarely() -> None:
+    """Make collections rarer, in a process that is ours: imports alone would set off a hundred that find nothing."""
+    gc.set_threshold(*SELDOM)
+
+
 def settled() -> None:
     """What a process that serves has imported stays: leave it out of collections, and make these rarer."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*SERVING)
+    rarely()

@@ -8,6 +8,7 @@ import typer
 
 from graphengine.cli import cache, gallery, graph, model, models, picture, run, serve
 from graphengine.cli.console import fail, say
+from graphengine.collector import rarely
 from graphengine.errors import GraphEngineError
 
 EXAMPLES = """
@@ -37,6 +38,7 @@ def build(arguments: list[str]) -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors made on purpose become a sentence and exit code 2, Ctrl-C becomes 130."""
+    rarely()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         build(arguments)(arguments, prog_name="graphengine")
