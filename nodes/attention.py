@@ -29,13 +29,13 @@ class AttentionMaps(Sampler, category="sampling", lane="gpu"):
         words: list[str]
 
     def run(self, ctx: Context) -> Any:
-        from graphengine.models.attention import Recorder, heat
+        from graphengine.models.attention import AttentionRecorder, heat
         from graphengine.models.words import rows_of, words_of
 
         adapter = ctx.models.text_encoder(self.encoder)
         words = self.words or words_of(self.positive.text)
         rows = rows_of(adapter, self.positive.text, words)
-        recorder = Recorder(self.layers, self.record_start, self.record_end)
+        recorder = AttentionRecorder(self.layers, self.record_start, self.record_end)
         latent = self.sampled(ctx, recorder=recorder)
         maps, factor = recorder.maps(), latent.space.factor
         images = [_coloured(heat(maps, own).numpy(), factor) for own in rows]

@@ -34,15 +34,19 @@ def gallery(
     Stop it at any time: what was drawn and measured is kept, and the same command takes up nothing twice that is in the
     cache.
     """
-    from graphengine.gallery import figures as measures
     from graphengine.gallery import page
     from graphengine.gallery.draw import draw
+    from graphengine.gallery.figures import Figure, measure
     from graphengine.settings import Settings
 
     try:
         exhibits = page.known(names or [])
     except ValueError as error:
         raise typer.Exit(fail(Problem("unknown_exhibit", str(error)))) from None
+    try:  # before anything is drawn: the pictures take minutes
+        measures = {exhibit.workflow: measure(exhibit.figures) for exhibit in exhibits if figures and exhibit.figures}
+    except ValueError as error:
+        raise typer.Exit(fail(Problem("unknown_figures", str(error)))) from None
     settings = Settings.load()
     kept = folder / "pictures" / "figures.json"
     known = {} if not kept.is_file() else json.loads(kept.read_text(encoding="utf-8"))
@@ -50,13 +54,12 @@ def gallery(
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as output:
             draw(exhibit, folder, settings.model_copy(update={"output_folder": Path(output)}))
-            measure = getattr(measures, exhibit.figures, None)
-            if figures and measure is not None:
-                found = measure(settings.model_copy(update={"output_folder": Path(output)}), cases)
+            if exhibit.workflow in measures:
+                found = measures[exhibit.workflow](settings.model_copy(update={"output_folder": Path(output)}), cases)
                 known[exhibit.workflow] = [vars(figure) for figure in found]
                 kept.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         say(f"{number}/{len(exhibits)} {exhibit.workflow}: {time.monotonic() - began:.0f} s")
-    told = {name: [measures.Figure(**figure) for figure in found] for name, found in known.items()}
+    told = {name: [Figure(**figure) for figure in found] for name, found in known.items()}
     path = page.write(folder, page.known([]), told)
     print(page.table(page.known([]), told), file=sys.stdout)
     out.print(path, markup=False)

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphengine.gallery.bench import BATCH, Bench
+from graphengine.gallery.figures import Figure, percent
+from graphengine.settings import Settings
 from graphengine.training.edit_scenes import Edit, Placed, View, draw_view, random_edit, random_view
-from graphengine.training.edit_score import judge
+from graphengine.training.edit_score import EditEvaluation, evaluate_edits, judge
 from graphengine.training.scenes import MARGIN, POSITIONS, SIZES, Scene, Thing, caption
 from graphengine.values import Latent
 
@@ -170,3 +172,39 @@ def strengths(
 ) -> list[dict[str, float]]:
     """A row for each strength of image-to-image: `strength`, and what `strength_edits` tells."""
     return [{"strength": value} | strength_edits(bench, count, value, free) for value in values]
+
+
+# One function for each workflow
+
+
+def edit_by_inversion(settings: Settings, cases: int) -> list[Figure]:
+    bench = Bench.of("tiny", settings)
+    plain, fixed = round_trip(bench, cases, fixed_point=0), round_trip(bench, cases)
+    ways = {
+        "by inversion": inversion_edits(bench, cases),
+        "by inversion within a mask": inversion_edits(bench, cases, masked=True),
+        "by image to image, strength 0.5": strength_edits(bench, cases, 0.5),
+    }
+    return [
+        Figure(
+            "there and back in 50 steps without and with fixed-point iterations",
+            f"{plain['mean']:.1f}, {fixed['mean']:.1f} dB",
+            cases,
+        ),
+        *(
+            Figure(f"colour changed and the rest kept, {way}", percent(found["all"]), cases)
+            for way, found in ways.items()
+        ),
+    ]
+
+
+def image_to_image(settings: Settings, cases: int) -> list[Figure]:
+    rows = strengths(Bench.of("tiny", settings), cases)
+    told = ", ".join(f"{row['strength']:g}: {percent(row['changed'])} and {percent(row['kept'])}" for row in rows)
+    return [Figure("at each strength, colour as the prompt says and layout kept", told, cases)]
+
+
+def instruct_edit(settings: Settings, cases: int) -> list[Figure]:
+    made = evaluate_edits(EditEvaluation(count=cases), settings)
+    told = {kind: scores["all"][0] / scores["all"][1] for kind, scores in made.items()}
+    return [Figure(f"{kind}: done as told, and the rest kept", percent(share), cases) for kind, share in told.items()]

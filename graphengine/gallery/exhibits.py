@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A workflow, what it shows, the inputs it is shown with, and the function of `figures` that measures it."""
+    """A workflow, what it shows, the inputs it is shown with, and the function that measures it (`figures.measure`)."""
 
     workflow: str
     section: str
@@ -53,6 +53,12 @@ EXHIBITS = (
         "The autoencoder and the latent space",
         "What the autoencoder keeps, what the channels of a latent look like, and the way from one latent to another.",
         figures="latent_space",
+    ),
+    Exhibit(
+        "unet_anatomy",
+        "The U-Net",
+        "What each level holds while it draws, and what comes of it without the skip connections of one level.",
+        figures="unet_anatomy",
     ),
     Exhibit(
         "attention_maps",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphengine.gallery.bench import BATCH, Bench, image, levels
+from graphengine.gallery.figures import Figure, percent
+from graphengine.settings import Settings
 from graphengine.training.checker import facts, read
 from graphengine.training.scenes import COLOURS, SHAPES, Scene, Thing, caption, contrast, draw, random_scene
 from graphengine.values import Mask
@@ -126,3 +128,26 @@ def _seam(picture: np.ndarray, amount: int) -> Sequence[float]:
     ground = np.median(pixels[:, amount], axis=0)
     odd = float(np.linalg.norm(pixels[:, :amount] - ground, axis=-1).max())
     return float(gradients[amount - 1]), float(gradients[amount:].mean()), odd
+
+
+# One function for each workflow
+
+
+def inpaint(settings: Settings, cases: int) -> list[Figure]:
+    made = inpainting(Bench.of("tiny", settings), cases)
+    return [
+        Figure("inside is what the prompt says", percent(made["followed"]), cases),
+        Figure("greatest change of a pixel outside", f"{made['outside']:g}", cases),
+    ]
+
+
+def outpaint(settings: Settings, cases: int) -> list[Figure]:
+    bench = Bench.of("tiny", settings)
+    made = {side: outpainting(bench, side, cases) for side in SIDES}
+    seams = ", ".join(f"{side} {found['seam']:.1f} and {found['inside']:.1f}" for side, found in made.items())
+    return [
+        Figure("mean gradient across the seam and inside, in levels of 255", seams, cases),
+        Figure(
+            "greatest change of a pixel of the picture", f"{max(found['moved'] for found in made.values()):g}", cases
+        ),
+    ]

@@ -2,7 +2,7 @@
 
 A watched network is a twin whose cross-attention layers have a hook each.  What a layer computes is not touched, so it
 draws bit for bit what the plain one draws; the hook works the probabilities out a second time from what the layer was
-given, and only while somebody listens.  Recording (`Recorder`) and attend-and-excite both live on this.
+given, and only while somebody listens.  Recording (`AttentionRecorder`) and attend-and-excite both live on this.
 
 Glossary
     cells          places of a layer's plane, row by row
@@ -44,6 +44,22 @@ class Listener(Protocol):
 
     def heard(self, probabilities: Tensor) -> None:
         """The probabilities `[B, heads, cells, tokens]` of one layer in one call; B are all rows of the batch."""
+        ...
+
+
+class Recorder(Protocol):
+    """Whoever records what a network does in a sampling run."""
+
+    def patch(self) -> Patch:
+        """What makes a network that can be recorded of a plain one."""
+        ...
+
+    def begins(self, shape: Sequence[int], levels: list[float]) -> None:
+        """A run on latents `[B, C, h, w]` begins, with these noise levels; the next one goes on with more pictures."""
+        ...
+
+    def listening(self, denoise: Network) -> Network:
+        """A network, listened to."""
         ...
 
 
@@ -124,7 +140,7 @@ def on_plane(probabilities: Tensor, plane: tuple[int, int]) -> Tensor:
     return maps if maps.shape[-2:] == plane else functional.interpolate(maps, plane, mode="bilinear")
 
 
-class Recorder:
+class AttentionRecorder:
     """Listens to the branch of the wanted prompt over a run, in the share of its steps from `start` to `end`."""
 
     def __init__(self, layers: str = LAYERS, start: float = 0.0, end: float = 1.0):
@@ -135,11 +151,9 @@ class Recorder:
         self._plane, self._batch = (1, 1), 1
 
     def patch(self) -> Patch:
-        """What makes a network that it can listen to of a plain one."""
         return Patch("watched", self.layers)
 
     def begins(self, shape: Sequence[int], levels: list[float]) -> None:
-        """A run on latents `[B, C, h, w]` begins, with these noise levels; the next one goes on with more pictures."""
         self._batch, self._plane = shape[0], (shape[-2], shape[-1])
         inside = levels[round(self._start * len(levels)) : round(self._end * len(levels))]
         self._range = (inside[-1], inside[0]) if inside else (0.0, 0.0)
@@ -147,8 +161,6 @@ class Recorder:
         self._counts.append(0)
 
     def listening(self, denoise: Network) -> Network:
-        """A network, listened to."""
-
         def call(x: Tensor, sigma: Tensor, prompts: Prompts) -> Tensor:
             with heard_by(self if within(float(sigma), *self._range) else None):
                 return denoise(x, sigma, prompts)

@@ -10,6 +10,8 @@ on top; there is nothing to undo.  Patches that commute are applied in one fixed
     pictures    cross-attention to pictures besides the text (IP-Adapter; Ye et al. 2023)
     perturbed   self-attention without attention, or blurred (Ahn et al. 2024, Hong 2024)
     watched     cross-attention that is told to whoever listens; nothing else changes
+    open        levels of a U-Net that are told to whoever listens; nothing else changes
+    unskipped   a U-Net without the skip connections of one level
     words       words of prompts that stand for learned vectors (textual inversion; Gal et al. 2022)
 """
 
@@ -24,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphengine.errors import CheckpointError
-from graphengine.models import attention, ip_adapter, ldm, lora, perturbed, textual_inversion
+from graphengine.models import anatomy, attention, ip_adapter, ldm, lora, perturbed, textual_inversion
 from graphengine.models.network import twin
 from graphengine.values import Patch
 
@@ -189,13 +191,33 @@ def _watched(adapter: Any, patch: Patch) -> Any:
     return _with_networks(adapter, change)
 
 
+def _open(adapter: Any, patch: Patch) -> Any:
+    def change(network: nn.Module, target: str) -> nn.Module:
+        made = twin(network)
+        anatomy.open_levels(made)
+        return made
+
+    return _with_networks(adapter, change)
+
+
+def _unskipped(adapter: Any, patch: Patch) -> Any:
+    def change(network: nn.Module, target: str) -> nn.Module:
+        made = twin(network)
+        anatomy.remove_skips(made, int(patch.values[0]))
+        return made
+
+    return _with_networks(adapter, change)
+
+
 APPLY: dict[str, Callable[[Any, Patch], Any]] = {
     "lora": _lora,
     "clip_skip": _clip_skip,
     "freeu": _freeu,
+    "open": _open,
     "perturbed": _perturbed,
     "pictures": _pictures,
     "words": textual_inversion.learned,
     "tiled": _tiled,
+    "unskipped": _unskipped,
     "watched": _watched,
 }

@@ -1,0 +1,75 @@
+"""What is measured of other networks than tiny's own: a transformer in place of its U-Net, and a student in few steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from graphengine.gallery.figures import Figure, percent, right, scenes
+from graphengine.models import alone, library
+from graphengine.models import checkpoint as checkpoints
+from graphengine.models.memory import ModelMemory
+from graphengine.settings import Settings
+from graphengine.training.distillation import NAME
+from graphengine.training.evaluate import BATCH, Evaluation, draw_prompts, handles_of
+from graphengine.training.scenes import Scene, caption
+from graphengine.values import Image
+
+KINDS = ("two things", "patterned ground")
+"""The harder ones, half of the cases each."""
+CONTROL = "control.safetensors"
+"""The LoRA of as long a lesson without a teacher (`train_few_step` with guidance 0), where somebody has trained it."""
+
+
+def diffusion_transformer(settings: Settings, cases: int) -> list[Figure]:
+    memory, found = ModelMemory(settings), scenes(cases)
+    unet, encoder, vae = checkpoints.find("tiny", settings).handles()
+    made = []
+    for name, denoiser in (("U-Net", unet), ("transformer", alone.find("tiny-dit", "denoiser", settings))):
+        began = time.process_time()
+        pictures = draw_prompts(memory, (denoiser, encoder, vae), [caption(scene) for scene in found], Evaluation())
+        spent = (time.process_time() - began) / cases
+        share = right(found, Image(pictures.astype(np.float32) / 255))
+        made.append(
+            Figure(
+                f"{name}: all the prompt says is right, CPU time of a picture",
+                f"{percent(share)}, {spent:.2f} s",
+                cases,
+            )
+        )
+    return made
+
+
+def few_step(settings: Settings, cases: int) -> list[Figure]:
+    slow, quick = Evaluation(), Evaluation(steps=4, guidance=1.0, sampler="ddim")
+    ways = {
+        "the student in 4 steps, 4 calls": replace(quick, lora=f"{NAME}.safetensors"),
+        "tiny in 4 steps, 4 calls": quick,
+        "tiny in 4 steps with guidance, 8 calls": replace(slow, steps=4),
+    }
+    if library.find(CONTROL, "loras", settings):  # it does not come with the package
+        ways["tiny trained on for as long, 4 steps, 4 calls"] = replace(quick, lora=CONTROL)
+    memory, found = ModelMemory(settings), [it for kind in KINDS for it in scenes(cases // 2, kind)]
+    wanted = _drawn(memory, slow, found, settings)
+    accuracy = right(found, Image(wanted))
+    made, shares = [Figure("tiny in 20 steps, 40 calls: all right", percent(accuracy), len(found))], []
+    for name, way in ways.items():
+        pictures = _drawn(memory, way, found, settings)
+        error = np.square(pictures - wanted).mean(axis=(1, 2, 3))
+        shares.append(right(found, Image(pictures)))
+        told = f"{percent(shares[-1])}, {-10 * np.log10(error).mean():.1f} dB"
+        made.append(Figure(f"{name}: all right, and mean likeness to the 20 steps", told, len(found)))
+    made.append(
+        Figure("the student's accuracy as a share of that in 20 steps", percent(shares[0] / accuracy), len(found))
+    )
+    return made
+
+
+def _drawn(memory: ModelMemory, way: Evaluation, found: Sequence[Scene], settings: Settings) -> np.ndarray:
+    """Pictures of scenes' captions, float32 `[n, 64, 64, 3]`; each has a seed of its own, the same for every way."""
+    handles, texts = handles_of(way, settings), [caption(scene) for scene in found]
+    parts = [draw_prompts(memory, handles, texts[row : row + BATCH], way, row) for row in range(0, len(texts), BATCH)]
+    return np.concatenate(parts).astype(np.float32) / 255
