@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "graphengine"
 FLOORS = [
-    {"errors", "values", "ports", "events", "settings", "collector", "machine", "guiding", "trajectory"},
+    {"errors", "values", "ports", "events", "settings", "collector", "machine", "guiding", "trajectory", "blocks"},
     {"node"},
     {"registry", "plugins", "workflow", "guard"},
     {"subgraph", "graph", "builder", "fingerprint"},
@@ -35,6 +35,7 @@ WINGS = {
         "machine",
         "guiding",
         "trajectory",
+        "blocks",
     },
     "training": {"diffusion", "models", "errors", "values", "settings", "fingerprint"},
     "pictures": {"errors", "models"},
