@@ -36,6 +36,17 @@ def test_run_prints_where_the_picture_is(picture):
     assert pillow.open(picture).size == (64, 64)
 
 
+def test_a_declared_input_that_is_called_like_an_option_gets_another_name(tmp_path, capsys):
+    nodes = {"a": {"type": "Text", "inputs": {"text": ""}}, "b": {"type": "Text", "inputs": {"text": ""}}}
+    inputs = {"folder": {"to": "a.text"}, "json": {"to": "b.text"}}
+    outputs = {"first": {"from": "a.text"}, "second": {"from": "b.text"}}
+    document = {"graphengine": 1, "name": "taken", "inputs": inputs, "outputs": outputs, "nodes": nodes}
+    path = tmp_path / "taken.json"
+    path.write_text(json.dumps(document))
+    assert call("run", str(path), "--folder", "one", "--input-json", "two") == 0
+    assert capsys.readouterr().out.split("\n")[:2] == ["first: one", "second: two"]
+
+
 def test_run_offers_the_declared_inputs_with_types_and_ranges(capsys):
     assert call("run", "text_to_image", "--help") == 0
     told = capsys.readouterr().out

@@ -78,17 +78,24 @@ def _declared(name: str, plugins: list[Path]) -> dict[str, tuple[Input, Any, str
 def _with_inputs(declared: Mapping[str, tuple[Input, Any, str]]) -> Any:
     """The command `run` with a parameter for each declared input."""
 
+    names = {key: f"declared_{number}" for number, key in enumerate(declared)}  # what they are called may be taken
+
     def command(**values: Any) -> None:
-        given = {key: values.pop(_parameter(key)) for key in declared}
+        given = {key: values.pop(name) for key, name in names.items()}
         run({key: value for key, value in given.items() if value is not None}, **values)
 
     hints = get_type_hints(run, include_extras=True)
     parameters = list(inspect.signature(run).parameters.values())[1:]
     parameters = [p.replace(annotation=hints[p.name]) for p in parameters]
+    told = [p.annotation.__metadata__[0] for p in parameters]
+    taken = {"--help", *(flag for info in told for flag in (info.default, *(info.param_decls or ())))}
     for key, (target, written, text) in declared.items():
-        annotation = Annotated[_kind(target), _option(key, target, written, text)]
+        flag = "--" + key.replace("_", "-")
+        flag = f"--input-{flag[2:]}" if flag in taken else flag
+        taken.add(flag)
+        annotation = Annotated[_kind(target), _option(flag, target, written, text)]
         parameters.append(
-            inspect.Parameter(_parameter(key), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            inspect.Parameter(names[key], inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - read by inspect
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -96,12 +103,7 @@ def _with_inputs(declared: Mapping[str, tuple[Input, Any, str]]) -> Any:
     return command
 
 
-def _parameter(name: str) -> str:
-    return "input_" + "".join(letter if letter.isalnum() else "_" for letter in name)
-
-
-def _option(name: str, target: Input, written: Any, text: str) -> Any:
-    flag = "--" + name.replace("_", "-")
+def _option(flag: str, target: Input, written: Any, text: str) -> Any:
     low, high = target.bounds
     number = target.port.type is int or _kind(target) == float | None
     return typer.Option(
