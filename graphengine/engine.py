@@ -7,7 +7,6 @@ device lane.  A workflow that was seen before is not checked again: only what di
 from __future__ import annotations
 
 import json
-import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, Self
 
 from graphengine import events
@@ -48,8 +48,8 @@ class Explanation:
 class Run:
     """One submitted workflow.  All methods may be called from any thread."""
 
-    def __init__(self, workflow: Workflow, inputs: Mapping[str, Any]):
-        self.id = secrets.token_hex(8)
+    def __init__(self, workflow: Workflow, inputs: Mapping[str, Any], id: str):
+        self.id = id
         self.workflow, self.inputs = workflow, dict(inputs)
         self.status: Status = "queued"
         self.journal = events.Journal(self.id)
@@ -126,6 +126,7 @@ class Engine:
         self._recent: OrderedDict[tuple[str, int], tuple[Graph, Keys]] = OrderedDict()
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
+        self._random = Random()  # for ids; to ask the system for each costs more than a trivial node
 
     def __enter__(self) -> Self:
         return self
@@ -145,13 +146,16 @@ class Engine:
         workflow: Workflow | Mapping[str, Any] | str | Path,
         inputs: Mapping[str, Any] | None = None,
         targets: Iterable[str] | None = None,
+        id: str | None = None,
     ) -> Run:
-        """Queue a run.  Its faults are told by its events and by `result`, never raised here.
+        """Queue a run, under an id of its own or the caller's.
+
+        Its faults are told by its events and by `result`, never raised here.
 
         Raises:
             GraphError: the document cannot even be read as a workflow.
         """
-        run = Run(Workflow.load(workflow), inputs or {})
+        run = Run(Workflow.load(workflow), inputs or {}, id or f"{self._random.getrandbits(64):016x}")
         self._runs.add(run)
         wanted = None if targets is None else list(targets)
         self._pool.submit(self._work, run, wanted)

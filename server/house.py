@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from graphengine.errors import Problem
@@ -39,6 +40,11 @@ class House:
     dispatcher: Dispatcher
     content: ContentFolder
     desk: Desk
+    _random: Random = field(default_factory=Random)
+
+    def new_id(self) -> str:
+        """An id for a run.  It names and hides nothing, so the system need not be asked for each, which is slow."""
+        return f"{self._random.getrandbits(80):020x}"
 
     @property
     def workflow_folder(self) -> Path:

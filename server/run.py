@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from typing import Any, Literal
 
 from aiohttp import web
@@ -48,7 +47,7 @@ async def submit(house: House, request: web.Request, body: str, retry_of: str | 
         allowed(house.configuration, checked["webhook"])
     limits(house, request)
     submission = Submission(
-        id=secrets.token_hex(10),
+        id=house.new_id(),
         client=request["client"],
         workflow=checked["name"],
         body=checked["submission"],

@@ -147,12 +147,12 @@ class Worker:
     def _start(self, message: protocol.Start) -> None:
         try:
             submission = json.loads(message.body)
-            run = self.engine.submit(submission["workflow"], submission.get("inputs"), submission.get("targets"))
+            told = submission["workflow"], submission.get("inputs"), submission.get("targets")
+            run = self.engine.submit(*told, id=message.run)
         except GraphError as error:
             problems = json.dumps([problem.document() for problem in error.problems])
             self.send(protocol.Ended(run=message.run, attempt=message.attempt, status="failed", problems=problems))
             return
-        run.id = run.journal.run = message.run
         active = self._active[message.run] = Active(run, message.attempt)
         self._busy.set()
         run.add_done_callback(lambda run: self._ended(active))
