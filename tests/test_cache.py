@@ -43,6 +43,32 @@ def test_every_kind_of_value_comes_back_as_it_was(store):
     assert read["list"] == outputs["list"] and read["map"] == outputs["map"]
 
 
+def test_values_that_share_memory_come_back_as_they_were(store):
+    whole = torch.randn(3, 4, 3, 3)
+    first, part = Latent(whole, SPACE), Latent(whole[1:], SPACE)
+    assert store.write(KEY, {"latents": [first, first, part]}, {})
+    read = store.read(KEY)["latents"]
+    assert [torch.equal(made.samples, was.samples) for made, was in zip(read, [first, first, part], strict=True)] == [
+        True
+    ] * 3
+
+
+def test_an_array_that_stands_in_a_list_twice_is_written_once(store):
+    image = Image(np.random.default_rng(0).random((1, 64, 64, 3), dtype=np.float32))
+    store.write(KEY, {"images": [image]}, {})
+    once = store._path(KEY).stat().st_size
+    store.write(KEY, {"images": [image] * 9}, {})
+    assert store._path(KEY).stat().st_size < 1.2 * once
+
+
+def test_a_value_that_cannot_be_written_costs_the_entry_and_no_run(store, monkeypatch):
+    def encode(outputs, notes):
+        raise RuntimeError("some tensors share memory")
+
+    monkeypatch.setattr(codec, "encode", encode)
+    assert not store.write(KEY, everything(), {})
+
+
 def test_pictures_come_back_read_only(store):
     store.write(KEY, {"image": everything()["image"]}, {})
     assert not store.read(KEY)["image"].pixels.flags.writeable

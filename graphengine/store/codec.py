@@ -34,15 +34,16 @@ class Damaged(Exception):
 
 def encode(outputs: dict[str, Any], notes: dict[str, Any]) -> bytes:
     """Bytes of a node's outputs.  Raises NotStorable."""
-    arrays: dict[str, Any] = {}
-    skeleton = {name: _skeleton(value, arrays) for name, value in outputs.items()}
+    found: dict[int, tuple[str, Any]] = {}
+    skeleton = {name: _skeleton(value, found) for name, value in outputs.items()}
+    arrays = dict(found.values())
     torch_arrays = [a for a in arrays.values() if type(a).__module__.startswith("torch")]
     framework = "torch" if torch_arrays else "numpy"
     if framework == "torch":
         import torch
         from safetensors.torch import save
 
-        blob = save({n: torch.as_tensor(_writable(a)).contiguous().cpu() for n, a in arrays.items()})
+        blob = save(_apart({n: torch.as_tensor(_writable(a)).contiguous().cpu() for n, a in arrays.items()}))
         kinds = {n: "numpy" for n, a in arrays.items() if not isinstance(a, torch.Tensor)}
     else:
         from numpy import ascontiguousarray
@@ -61,7 +62,18 @@ def _writable(array: Any) -> Any:
     return array.copy() if type(array).__module__ == "numpy" else array.detach()
 
 
-def _skeleton(value: Any, arrays: dict[str, Any]) -> Any:
+def _apart(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of which no two share memory, which safetensors does not write."""
+    places: set[int] = set()
+    made = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        made[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return made
+
+
+def _skeleton(value: Any, arrays: dict[int, tuple[str, Any]]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -79,9 +91,8 @@ def _skeleton(value: Any, arrays: dict[str, Any]) -> Any:
             "fields": {f.name: _skeleton(getattr(value, f.name), arrays) for f in fields(value)},  # pyright: ignore[reportArgumentType] - every Value is a dataclass
         }
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        name = f"a{len(arrays)}"
-        arrays[name] = value
-        return {"$array": name}
+        # the same array twice, as lists have it that were made of equal items, is written once
+        return {"$array": arrays.setdefault(id(value), (f"a{len(arrays)}", value))[0]}
     raise NotStorable(type(value).__name__)
 
 

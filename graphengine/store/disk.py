@@ -124,10 +124,8 @@ class DiskStore:
             data = codec.encode(outputs, notes)
         except codec.NotStorable:
             return False
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            logger.warning("there is no memory to write the entry %s to the cache", key.hex())
+        except Exception as error:  # whatever a library makes of a value costs the entry, never the run
+            logger.warning("the entry %s could not be written to the cache: %s", key.hex(), error, exc_info=True)
             return False
         if len(data) > self.budget or not self._put(self._path(key), data):
             return False
