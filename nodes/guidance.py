@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from graphengine import Context, Field, Node, Ports
-from graphengine.guiding import OptimisedScale, Perturbation, Projection
+from graphengine import Conditioning, Context, Field, Node, Ports, TextEncoder
+from graphengine.guiding import Excitation, OptimisedScale, Perturbation, Projection
 from graphengine.values import Guider
 
 Plain = Annotated[float, Field(ge=0, le=100)] | Guider
@@ -76,6 +76,44 @@ class OptimisedGuidance(Node, category="conditioning"):
 
     def run(self, ctx: Context) -> Outputs:
         return self.Outputs(guidance=replace(_guider(self.guidance), rule=OptimisedScale(self.zero_steps)))
+
+
+class AttendAndExcite(Node, category="conditioning", lane="gpu"):
+    """Let no word be overlooked: the latent is moved until the network looks at each of them somewhere (Chefer et al. 2023).
+
+    For prompts of several things, one of which goes missing.  Every round of a step costs a pass through the network and
+    back.  Samplers that only scale what they are given (euler, ddim, dpmpp_2m, unipc) follow the paper exactly.
+    """
+
+    encoder: TextEncoder = Field(description="that the prompt was encoded with")
+    prompt: Conditioning = Field(description="the wanted prompt of the sampler")
+    words: list[str] = Field(
+        min_length=1, max_length=16, description="that must not be overlooked, as the prompt has them"
+    )
+    guidance: Plain = Field(3.0, description="what it is added to: a scale, or a Guidance node")
+    strength: float = Field(
+        300.0, ge=0, le=100_000, description="length of a step along the gradient; 0 changes nothing"
+    )
+    rounds: int = Field(1, ge=1, le=100, description="steps along the gradient in each step of the sampler")
+    end: float = Field(0.5, gt=0, le=1, description="share of the sampler's steps after which it stops")
+    layers: str = Field(
+        "", max_length=1000, description="parts of the layers' names, separated by commas; empty for all of them"
+    )
+
+    class Outputs(Ports):
+        guidance: Guider
+
+    def run(self, ctx: Context) -> Outputs:
+        from graphengine.models.words import rows_of, words_of
+
+        adapter, text = ctx.models.text_encoder(self.encoder), self.prompt.text
+        words = tuple(rows_of(adapter, text, self.words))
+        tokens = tuple(sorted({row for rows in rows_of(adapter, text, words_of(text)) for row in rows}))
+        guider = _guider(self.guidance)
+        if self.strength:
+            excitation = Excitation(words, tokens, self.strength, self.rounds, self.end, self.layers)
+            guider = replace(guider, excitation=excitation)
+        return self.Outputs(guidance=guider)
 
 
 def _guider(guidance: float | Guider) -> Guider:

@@ -202,6 +202,7 @@ def test_a_run_ends_with_its_picture_when_memory_runs_out_twice_in(engine, plain
 
 FEW = {
     "ApplyIPAdapter",
+    "AttendAndExcite",
     "AttentionMaps",
     "DDIMInversion",
     "DifferenceMask",

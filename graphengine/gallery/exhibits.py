@@ -117,6 +117,12 @@ EXHIBITS = (
         figures="instruct_edit",
     ),
     Exhibit(
+        "attend_and_excite",
+        "Attend and excite",
+        "The latent is moved until the network looks at every word.",
+        figures="attend_and_excite",
+    ),
+    Exhibit(
         "few_step",
         "Few-step sampling by distillation",
         "A student that learned to do in 4 steps what its teacher does in 20.",

@@ -19,7 +19,7 @@ from graphengine.training.scenes import Scene, caption, draw
 from graphengine.values import Image
 from graphengine.workflow import Workflow
 
-SUBJECTS = ("process", "network", "model", "editing", "painting")
+SUBJECTS = ("process", "network", "model", "editing", "painting", "excitation")
 """Modules `..._figures`."""
 SEED = 30_000
 
