@@ -94,7 +94,7 @@ class AttendAndExcite(Node, category="conditioning", lane="gpu"):
     strength: float = Field(
         300.0, ge=0, le=100_000, description="length of a step along the gradient; 0 changes nothing"
     )
-    rounds: int = Field(3, ge=1, le=100, description="steps along the gradient in each step of the sampler")
+    rounds: int = Field(1, ge=1, le=100, description="steps along the gradient in each step of the sampler")
     end: float = Field(0.5, gt=0, le=1, description="share of the sampler's steps after which it stops")
     layers: str = Field(
         "mid,up", max_length=1000, description="parts of the layers' names, separated by commas; empty for all of them"

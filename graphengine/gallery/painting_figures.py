@@ -144,9 +144,11 @@ def inpaint(settings: Settings, cases: int) -> list[Figure]:
 def outpaint(settings: Settings, cases: int) -> list[Figure]:
     bench = Bench.of("tiny", settings)
     made = {side: outpainting(bench, side, cases) for side in SIDES}
-    seams = ", ".join(f"{side} {found['seam']:.1f} and {found['inside']:.1f}" for side, found in made.items())
+    seams = ", ".join(
+        f"{side} {found['median']:.1f}, {found['seam']:.1f} and {found['inside']:.1f}" for side, found in made.items()
+    )
     return [
-        Figure("mean gradient across the seam and inside, in levels of 255", seams, cases),
+        Figure("gradient across the seam, median and mean, and mean inside, in levels of 255", seams, cases),
         Figure(
             "greatest change of a pixel of the picture", f"{max(found['moved'] for found in made.values()):g}", cases
         ),
