@@ -11,8 +11,8 @@ from graphengine.gallery.figures import Figure
 HEAD = """# The gallery
 
 Every system of an introduction to diffusion models, as a graph that runs on the embedded models on a CPU. The pictures and the
-figures below are made by `graphengine gallery`; each section says how to make its own. The same workflows run on
-any checkpoint of the same kind: give `--checkpoint`.
+figures below are made by `graphengine gallery`; each section says how to make its own, and `--cases` over how many cases. The same
+workflows run on any checkpoint of the same kind: give `--checkpoint`.
 """
 
 
@@ -53,10 +53,7 @@ def _section(folder: Path, exhibit: Exhibit, figures: Sequence[Figure]) -> str:
         if place.is_file():
             lines.append(f"![{exhibit.section}]({place.relative_to(folder).as_posix()})")
     if figures:
-        lines += [
-            "",
-            f"`graphengine gallery {exhibit.workflow} --cases {max(figure.cases for figure in figures)}` measures it.",
-        ]
+        lines += ["", f"`graphengine gallery {exhibit.workflow}` measures it."]
     return "\n".join(lines) + "\n"
 
 
