@@ -158,7 +158,7 @@ def test_where_the_links_of_a_list_stand_is_part_of_the_key():
         Outputs = Constant.Outputs
 
         def run(self, ctx: Context) -> Ports:
-            return self.Outputs(value=len(self.numbers))
+            return Constant.Outputs(value=len(self.numbers))
 
     made = Registry()
     made.extend([Constant, Gaps])
