@@ -257,6 +257,7 @@ def test_a_cancel_lands_inside_a_step(engine, root, monkeypatch):
     with pytest.raises(Cancelled):
         ModularDenoise(pipeline=handle, embeddings=embeddings, steps=2, **SIZE["Z-Image"]).run(context)
     assert len(layers) == 1
+    assert torch.is_grad_enabled()  # what was switched off for the block is on again
 
 
 def test_a_run_ends_with_its_picture_when_memory_runs_out(engine, monkeypatch):

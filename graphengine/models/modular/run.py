@@ -87,7 +87,8 @@ def run(ctx: Any, pipeline: Opened, call: Call) -> ModularState:
     given = _Components(pipeline, block, ctx.models, call)
     made = _placed(pipeline, block, given)
     try:
-        with _Watching(ctx.check):
+        # a cancel may land where a block would switch gradients on again
+        with torch.set_grad_enabled(torch.is_grad_enabled()), _Watching(ctx.check):
             state = made(state=state, **inputs)
     except (AttributeError, NameError, TypeError, ValueError) as error:
         _explain(pipeline, call, given, error)
