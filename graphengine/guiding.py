@@ -63,10 +63,10 @@ class Excitation(Value):
 
     words: tuple[tuple[int, ...], ...]
     tokens: tuple[int, ...]
-    strength: float = 10.0
-    rounds: int = 1
-    end: float = 0.5
-    layers: str = "up"
+    strength: float = 100.0
+    rounds: int = 8
+    end: float = 0.34
+    layers: str = "mid"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(map(tuple, self.words)))  # the disk cache gives lists

@@ -81,23 +81,21 @@ class OptimisedGuidance(Node, category="conditioning"):
 class AttendAndExcite(Node, category="conditioning", lane="gpu"):
     """Let no word be overlooked: the latent is moved until the network looks at each of them somewhere (Chefer et al. 2023).
 
-    For prompts of several things, one of which goes missing.  Every round of a step costs a pass through the network and
-    back.  Samplers that only scale what they are given (euler, ddim, dpmpp_2m, unipc) follow the paper exactly.
+    For prompts of several things, one of which goes missing: name that one.  Every round of a step costs a pass through the
+    network and back.  Samplers that add no noise of their own (euler, heun, ddim, lms, dpmpp_2m, unipc) follow the paper.
     """
 
     encoder: TextEncoder = Field(description="that the prompt was encoded with")
     prompt: Conditioning = Field(description="the wanted prompt of the sampler")
-    words: list[str] = Field(
-        min_length=1, max_length=16, description="that must not be overlooked, as the prompt has them"
-    )
+    words: list[str] = Field(min_length=1, max_length=16, description="that are overlooked, as the prompt has them")
     guidance: Plain = Field(3.0, description="what it is added to: a scale, or a Guidance node")
     strength: float = Field(
-        300.0, ge=0, le=100_000, description="length of a step along the gradient; 0 changes nothing"
+        100.0, ge=0, le=100_000, description="length of a step along the gradient; 0 changes nothing"
     )
-    rounds: int = Field(1, ge=1, le=100, description="steps along the gradient in each step of the sampler")
-    end: float = Field(0.5, gt=0, le=1, description="share of the sampler's steps after which it stops")
+    rounds: int = Field(8, ge=1, le=100, description="steps along the gradient in each step of the sampler")
+    end: float = Field(0.34, gt=0, le=1, description="share of the sampler's steps after which it stops")
     layers: str = Field(
-        "mid,up", max_length=1000, description="parts of the layers' names, separated by commas; empty for all of them"
+        "mid", max_length=1000, description="parts of the layers' names, separated by commas; empty for all of them"
     )
 
     class Outputs(Ports):
@@ -106,6 +104,8 @@ class AttendAndExcite(Node, category="conditioning", lane="gpu"):
     def run(self, ctx: Context) -> Outputs:
         from graphengine.models.words import rows_of, words_of
 
+        if self.prompt.encoder != self.encoder.kind:
+            raise ValueError("the prompt was encoded by another text encoder than the one that is linked.")
         adapter, text = ctx.models.text_encoder(self.encoder), self.prompt.text
         words = tuple(rows_of(adapter, text, self.words))
         tokens = tuple(sorted({row for rows in rows_of(adapter, text, words_of(text)) for row in rows}))

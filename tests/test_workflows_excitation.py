@@ -71,3 +71,20 @@ def test_layers_that_are_not_there_are_told(engine, document):
     document["nodes"]["excite"]["inputs"]["layers"] = "cellar"
     with pytest.raises(NodeError, match="no cross-attention in a layer 'cellar'"):
         engine.submit(document, QUICK).result(60)
+
+
+def test_a_sampler_that_adds_noise_is_refused(engine, document):
+    document["nodes"]["after"]["inputs"]["sampler"] = "euler_ancestral"
+    with pytest.raises(NodeError, match="one of the samplers euler, heun, ddim"):
+        engine.submit(document, QUICK).result(60)
+
+
+def test_a_thing_that_is_overlooked_comes(engine, document):
+    from graphengine.training.checker import read
+
+    made = engine.submit(document, {"count": 8}).result(60)
+    shown = [
+        sum(any(thing.shape == "star" for thing in read(picture).things) for picture in (pixels * 255).astype("uint8"))
+        for pixels in (made["before"].pixels[..., :3], made["after"].pixels[..., :3])
+    ]
+    assert shown[1] >= shown[0] + 4

@@ -1,48 +1,46 @@
-"""What attend-and-excite is measured by: prompts of two things in words that the model was not taught, before and after.
+"""What attend-and-excite is measured by: a second thing that is asked for in a picture of one, before and after.
 
-The embedded model knows `and`, `left of` and the like, and draws both things then.  `a red circle by a blue star` it has
-never read, and now and then one of the two is missing.
+The embedded model draws both things of a prompt when it begins with noise.  Image to image at a small strength keeps most of
+the picture, and then the new thing is often overlooked.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from graphengine.gallery.bench import Bench
 from graphengine.gallery.figures import SEED, Figure, percent, scenes
 from graphengine.settings import Settings
-from graphengine.training.scenes import Scene, caption
-from graphengine.values import Guider
+from graphengine.training.scenes import Scene, Thing, caption, draw
 
-STEPS = 8
-UNTAUGHT = "by"
+STRENGTH, STEPS, SCALE = 0.2, 6, 3.0
 
 
 def attend_and_excite(settings: Settings, cases: int) -> list[Figure]:
-    """Both things right without and with it, over the same prompts and noise; and how sure it is that this is no chance."""
+    """Both things right without and with it, over the same pictures and noise; and how sure it is that this is no chance."""
     from scipy.stats import binomtest
 
     bench, found = Bench.of("tiny", settings), scenes(cases, "two things")
-    canvas = bench.run("EmptyLatent", width=64, height=64).latent
-    negative = bench.run("EncodeText", encoder=bench.encoder, text="").conditioning
+    negative = bench.prompts([""])
     both: dict[bool, list[bool]] = {False: [], True: []}
     spent = dict.fromkeys(both, 0.0)
     for number, scene in enumerate(found):
-        text = caption(scene).replace(f" {scene.relation} ", f" {UNTAUGHT} ")
-        prompt = bench.run("EncodeText", encoder=bench.encoder, text=text).conditioning
-        words = [thing.shape for thing in scene.things]
-        own = {"positive": prompt, "negative": negative, "latent": canvas, "steps": STEPS, "seed": SEED + number}
+        asked = replace(scene, relation="and")
+        first = Scene((Thing(scene.things[0].colour, scene.things[0].shape),), scene.ground)
+        latent = bench.latent(draw(first, np.random.default_rng(SEED + number))[None])
+        prompt = bench.run("EncodeText", encoder=bench.encoder, text=caption(asked)).conditioning
+        words = {"encoder": bench.encoder, "prompt": prompt, "words": [scene.things[1].shape], "guidance": SCALE}
+        own = {"positive": prompt, "negative": negative, "latent": latent, "steps": STEPS, "denoise": STRENGTH}
+        own |= {"seed": SEED + number, "sampler": "euler", "schedule": "simple"}
         for excited in both:
             began = time.process_time()
-            guidance = Guider(1.0)
-            if excited:
-                asked = {"encoder": bench.encoder, "prompt": prompt, "words": words, "guidance": guidance}
-                guidance = bench.run("AttendAndExcite", **asked).guidance
-            latent = bench.run("Sampler", guidance=guidance, sampler="euler", **own).latent
+            guidance = bench.run("AttendAndExcite", **words).guidance if excited else SCALE
+            made = bench.run("Sampler", guidance=guidance, **own).latent
             spent[excited] += time.process_time() - began
-            both[excited].append(_both(scene, bench.pictures(latent)[0]))
+            both[excited].append(_both(asked, bench.pictures(made)[0]))
     before, after = np.array(both[False]), np.array(both[True])
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     chance = binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0

@@ -119,7 +119,7 @@ EXHIBITS = (
     Exhibit(
         "attend_and_excite",
         "Attend and excite",
-        "The latent is moved until the network looks at every word.",
+        "A second thing is asked for in pictures that are kept for the most part; without it, it is often overlooked.",
         figures="attend_and_excite",
     ),
     Exhibit(

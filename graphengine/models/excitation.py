@@ -24,6 +24,10 @@ SMOOTHING = 0.5
 """Standard deviation of the blur under which a peak is looked for, in cells: a single cell is not enough."""
 
 
+QUIET = ("euler", "heun", "ddim", "lms", "dpmpp_2m", "unipc")
+"""Samplers that add no noise of their own, so that one offset holds for the whole run."""
+
+
 class Exciter:
     """Moves the latent of one run; it listens to the network that tells it what is looked at."""
 

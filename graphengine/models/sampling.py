@@ -19,7 +19,7 @@ from graphengine.diffusion.sigmas import Schedule, sigma_schedule
 from graphengine.guiding import Projection
 from graphengine.models.attention import Recorder
 from graphengine.models.control_net import ControlAdapter, Steering, prepare
-from graphengine.models.excitation import Exciter
+from graphengine.models.excitation import QUIET, Exciter
 from graphengine.models.family import DenoiserAdapter, Prompts
 from graphengine.models.ip_adapter import PictureTokens, shown
 from graphengine.models.perturbed import refined
@@ -184,6 +184,10 @@ def _guided(model: DenoiserAdapter, request: Request, latent: Latent, sigmas: Te
     if model.embeds_guidance and (request.guider.rule or image_scale is not None):
         raise ValueError(
             "the network is told the guidance scale; there is no second estimate to guide by. Use Guidance."
+        )
+    if request.guider.excitation and (model.embeds_guidance or request.sampler not in QUIET or request.repeats > 1):
+        raise ValueError(
+            f"attend and excite wants a network with guidance outside and one of the samplers {', '.join(QUIET)}."
         )
     network = model.denoise
     if request.recorder:
