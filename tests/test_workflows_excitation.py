@@ -58,8 +58,8 @@ def test_the_branch_beside_draws_what_it_draws_alone(engine, document):
 
 
 def test_a_word_that_is_not_in_the_prompt_is_told(engine, document):
-    with pytest.raises(NodeError, match="'heart' does not stand in the prompt"):
-        engine.submit(document, {**QUICK, "words": ["heart"]}).result(60)
+    with pytest.raises(NodeError, match="'donkey' does not stand in the prompt"):
+        engine.submit(document, {**QUICK, "words": ["donkey"]}).result(60)
 
 
 def test_no_words_at_all_are_told_before_anything_runs(engine, document):
@@ -82,7 +82,12 @@ def test_a_sampler_that_adds_noise_is_refused(engine, document):
 def test_a_thing_that_is_overlooked_comes(engine, document):
     from graphengine.training.checker import read
 
-    made = engine.submit(document, {"count": 8}).result(60)
+    texts = {
+        "given": "a red circle on a white background",
+        "prompt": PROMPT.replace(" by ", " and "),
+        "words": ["star"],
+    }
+    made = engine.submit(document, {**texts, "count": 8}).result(60)
     shown = [
         sum(any(thing.shape == "star" for thing in read(picture).things) for picture in (pixels * 255).astype("uint8"))
         for pixels in (made["before"].pixels[..., :3], made["after"].pixels[..., :3])
