@@ -21,7 +21,7 @@ class Event(BaseModel):
     Every kind adds its name as `event`.
     """
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, defer_build=True)
 
     run: str
     seq: int
@@ -103,7 +103,7 @@ AnyEvent = Annotated[
     | RunCancelled,
     Field(discriminator="event"),
 ]
-_events: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent, config=None)
+_events: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent, config=ConfigDict(defer_build=True))
 
 
 def parse_event(line: str) -> Event:

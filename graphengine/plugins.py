@@ -1,6 +1,6 @@
 """Finding node types: the built-in ones, files and packages in the plugin folders, and entry points.
 
-All come in by the same door (`_collect`).  A plugin is a `.py` file or a package in a plugin folder, or an entry
+A plugin is a `.py` file or a package in a plugin folder, or an entry
 point in the group `graphengine.plugins`; its nodes are called `<plugin>.<Node>`.  A plugin that cannot be
 imported is remembered with its error and never stops anything else.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -38,10 +38,14 @@ def load(registry: Registry, settings: Settings, before: Callable[[str], None] =
 
 
 def load_built_in(registry: Registry) -> None:
-    """Fill a registry with the built-in nodes alone."""
-    builtin = importlib.import_module("graphengine.nodes")
-    for module in pkgutil.iter_modules(builtin.__path__):
-        _collect(registry, importlib.import_module(f"graphengine.nodes.{module.name}"), "")
+    """Fill a registry with the built-in nodes alone, by name: a file of them is imported when one of its is asked for."""
+    catalogue = importlib.import_module("graphengine.nodes.catalogue")
+    for file, names in catalogue.FILES.items():
+        registry.add_later(names.split(), partial(_import_built_in, f"graphengine.nodes.{file}"))
+
+
+def _import_built_in(name: str) -> Iterator[type[Node]]:
+    return nodes_of(importlib.import_module(name))
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -80,7 +84,8 @@ def _guarded(
     try:
         before(name)
         module = load_module()
-        _collect(trial, module, f"{name}.", name)
+        for node in nodes_of(module):
+            trial.add(node, f"{name}.", name)
         if not len(trial):
             raise ImportError("it defines no node class with a run method")
         taken = [info.name for info in trial if registry.find(info.name)]
@@ -93,9 +98,9 @@ def _guarded(
         registry.add(info.type, f"{name}.", name)
 
 
-def _collect(registry: Registry, module: ModuleType, prefix: str, plugin: str = "graphengine") -> None:
-    """Add every public node class that a module (or its package) defines itself."""
+def nodes_of(module: ModuleType) -> Iterator[type[Node]]:
+    """Every public node class that a module (or its package) defines itself."""
     for name, item in list(vars(module).items()):
         own = isinstance(item, type) and item.__module__.startswith(module.__name__)
         if own and issubclass(item, Node) and not name.startswith("_") and item.run is not Node.run:
-            registry.add(item, prefix, plugin)
+            yield item

@@ -10,7 +10,7 @@ from graphengine import Context, Field, File, Image
 from graphengine.fingerprint import file_digest
 from graphengine.models.assets import write_numbered
 
-from .image import SaveImage
+from .image_files import SaveImage
 
 
 class SaveAnimation(SaveImage, category="image", lane="io", effect=True):

@@ -11,7 +11,6 @@ from typing import Any, get_args, get_origin
 
 from graphengine.engine import Engine
 from graphengine.errors import GraphError, Problem
-from graphengine.forecast import forecast
 from graphengine.graph import Graph
 from graphengine.node import Input, NodeInfo
 from graphengine.ports import Port
@@ -69,6 +68,8 @@ def checked(engine: Engine, body: str, workflow: Workflow, submitted: Submitted)
 
 def explain(engine: Engine, body: str, node_limit: int) -> dict[str, Any]:
     """What would be computed, and why, node by node."""
+    from graphengine.forecast import forecast
+
     workflow, submitted = read(engine, body, node_limit)
     told = [asdict(entry) for entry in engine.explain(workflow, submitted.inputs, submitted.targets)]
     graph, _ = engine.prepare(workflow, submitted.inputs)

@@ -28,7 +28,6 @@ class Desk:
         plugins.load_built_in(registry)
         self._node_limit = min(NODE_LIMIT, node_limit)
         self._engine = Engine(registry, settings, None)
-        self._known = {info.name for info in registry if not info.has_outside}
 
     def check(self, body: str) -> dict[str, Any] | None:
         """What `answer.check` says; None when that has to be asked of the clerk."""
@@ -36,7 +35,8 @@ class Desk:
             return None
         try:
             workflow, submitted = answer.read(self._engine, body, self._node_limit)
-            if any(spec.type not in self._known for spec in workflow.nodes.values()):
+            infos = (self._engine.registry.find(spec.type) for spec in workflow.nodes.values())
+            if any(info is None or info.has_outside for info in infos):
                 return None
             return answer.checked(self._engine, body, workflow, submitted)
         except GraphError:

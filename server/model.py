@@ -13,10 +13,16 @@ Status = Literal["queued", "running", "finished", "failed", "cancelled"]
 Priority = Annotated[int, Field(ge=-100, le=100, description="greater goes first")]
 
 
+class Told(BaseModel):
+    """The common part of answers.  Most shapes are needed for the OpenAPI document only, and built then."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
 class Asked(BaseModel):
     """A body of a request: nothing but what is declared, and no value bent into another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 Model = TypeVar("Model", bound=Asked)
@@ -40,7 +46,7 @@ class Change(Asked):
     priority: Priority
 
 
-class Fault(BaseModel):
+class Fault(Told):
     """One fault of a workflow: where, what, and what to try."""
 
     code: str
@@ -50,7 +56,7 @@ class Fault(BaseModel):
     hint: str | None = None
 
 
-class ProblemDocument(BaseModel):
+class ProblemDocument(Told):
     """An error (RFC 9457)."""
 
     type: str = "about:blank"
@@ -61,7 +67,7 @@ class ProblemDocument(BaseModel):
     problems: list[Fault] = []
 
 
-class Item(BaseModel):
+class Item(Told):
     """One thing that a run has made: a picture by digest, a plain value, or only the name of its kind."""
 
     digest: str | None = None
@@ -74,7 +80,7 @@ class Item(BaseModel):
     kind: str | None = None
 
 
-class RunSummary(BaseModel):
+class RunSummary(Told):
     """A run in a list."""
 
     id: str
@@ -98,14 +104,14 @@ class RunDocument(RunSummary):
     problems: list[Fault]
 
 
-class RunPage(BaseModel):
+class RunPage(Told):
     """Runs from the newest on; `cursor` leads to the next page."""
 
     runs: list[RunSummary]
     cursor: str | None
 
 
-class FileDocument(BaseModel):
+class FileDocument(Told):
     """A file that was uploaded; `file` is what a LoadImage node calls it."""
 
     digest: str
@@ -114,7 +120,7 @@ class FileDocument(BaseModel):
     file: str
 
 
-class NodeDocument(BaseModel):
+class NodeDocument(Told):
     """A node type; `schema` is a JSON Schema of its inputs in a workflow."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -131,14 +137,14 @@ class NodeDocument(BaseModel):
     json_schema: dict[str, Any] = Field(alias="schema")
 
 
-class Catalogue(BaseModel):
+class Catalogue(Told):
     """Every node type, and the plugins that could not be loaded with their errors."""
 
     nodes: list[NodeDocument]
     broken: dict[str, str]
 
 
-class WorkflowSummary(BaseModel):
+class WorkflowSummary(Told):
     """A workflow that is kept here; those that ship cannot be deleted."""
 
     name: str
@@ -146,11 +152,11 @@ class WorkflowSummary(BaseModel):
     ships: bool
 
 
-class WorkflowList(BaseModel):
+class WorkflowList(Told):
     workflows: list[WorkflowSummary]
 
 
-class WorkflowDocument(BaseModel):
+class WorkflowDocument(Told):
     """A workflow as a typed function: a JSON Schema of its inputs, its outputs by type, and the document itself."""
 
     name: str
@@ -160,14 +166,14 @@ class WorkflowDocument(BaseModel):
     document: dict[str, Any]
 
 
-class Checked(BaseModel):
+class Checked(Told):
     """What a check found."""
 
     nodes: int
     problems: list[Fault]
 
 
-class Needs(BaseModel):
+class Needs(Told):
     """How much memory a run would need, and what would be done about every node for which there is too little."""
 
     needed: int = Field(description="bytes at the worst moment, the process included; an estimate")
@@ -175,7 +181,7 @@ class Needs(BaseModel):
     measures: list[str]
 
 
-class Explained(BaseModel):
+class Explained(Told):
     """A dry run: how many nodes come from the cache and how many would be computed, and why each."""
 
     hits: int
@@ -184,13 +190,13 @@ class Explained(BaseModel):
     nodes: list[dict[str, str]]
 
 
-class QueueState(BaseModel):
+class QueueState(Told):
     paused: bool
     waiting: int
     running: int
 
 
-class Health(BaseModel):
+class Health(Told):
     status: Literal["ok", "unavailable"]
     checks: dict[str, bool] = {}
 

@@ -18,7 +18,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from math import isfinite
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 VERSION = 1
 MESSAGE_LIMIT, SIZES_LIMIT = 256 * 2**20, 100
@@ -28,6 +28,8 @@ SEQUENCE = 1_000_000
 
 class Message(BaseModel):
     """The common part; `texts` names the fields that travel beside the head."""
+
+    model_config = ConfigDict(defer_build=True)
 
     texts: ClassVar[tuple[str, ...]] = ()
 

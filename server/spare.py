@@ -16,6 +16,8 @@ import threading
 import traceback
 from dataclasses import dataclass
 
+from . import worker  # what every process needs is imported once, before there are several
+
 SECRETS = (
     "GRAPHENGINE_TOKENS",
     "GRAPHENGINE_SERVER_TOKENS",
@@ -68,9 +70,7 @@ def _become(connection: socket.socket) -> None:
         os.close(nothing)
         for name in SECRETS:
             os.environ.pop(name, None)
-        from .worker import begin
-
-        begin(connection)
+        worker.begin(connection)
         code = 0
     except BaseException:
         traceback.print_exc()

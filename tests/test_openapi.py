@@ -16,6 +16,10 @@ CHECKS = (
 )
 
 
+# of the bundled workflows' endpoints, which are all alike, these few
+TOO_MANY = r"/v1/workflows/(?!(text_to_image|image_to_image|inpaint|\{name\})/).+/runs"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     # what is accepted need not run here, and nobody waits for it at the end
@@ -35,6 +39,16 @@ def test_no_request_made_from_the_document_gets_an_answer_that_is_not_in_it(serv
         "--phases",
         "examples,coverage,fuzzing",
     ]
-    command += ["--max-examples", "1", "--seed", "7", "--request-timeout", "10", "--no-color"]
+    command += [
+        "--exclude-path-regex",
+        TOO_MANY,
+        "--max-examples",
+        "4",
+        "--seed",
+        "7",
+        "--request-timeout",
+        "10",
+        "--no-color",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=server.folder)
     assert done.returncode == 0, done.stdout[-6000:]

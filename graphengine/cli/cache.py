@@ -6,10 +6,9 @@ import time
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from graphengine.cli import options
-from graphengine.cli.console import fail, out
+from graphengine.cli.console import fail, out, table_of
 from graphengine.errors import Problem
 from graphengine.store.disk import DiskStore
 
@@ -47,7 +46,7 @@ def list_entries(cache_folder: options.CacheFolder = None) -> None:
     """List the entries, last used first."""
     from graphengine.store.codec import Damaged, verify
 
-    table = Table("key", "node", "size", "seconds", "last used", box=None, pad_edge=False)
+    table = table_of("key", "node", "size", "seconds", "last used")
     for entry in sorted(_store(cache_folder).entries(), key=lambda entry: -entry.used):
         try:
             notes = verify(entry.path.read_bytes())

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from graphengine.cli import options
-from graphengine.cli.console import fail, line, load_workflow, out, say, set_inputs
+from graphengine.cli.console import fail, line, load_workflow, out, say, set_inputs, table_of
 from graphengine.errors import GraphError, Problem
 from graphengine.node import NodeInfo
 
@@ -71,7 +70,7 @@ def _forecast(graph: Graph, settings: Settings) -> Forecast:
 
 def _show_forecast(told: Forecast) -> None:
     """A table by node, the most, and what there is."""
-    table = Table("node", "type", "weights", "read anew", "work", "in memory", box=None, pad_edge=False)
+    table = table_of("node", "type", "weights", "read anew", "work", "in memory")
     for column in table.columns[2:]:
         column.justify = "right"
     for step in told.steps:
@@ -121,7 +120,7 @@ def explain(
     if as_json:
         line({"nodes": [entry.__dict__ for entry in told]})
         return
-    table = Table("node", "type", "state", "why", box=None, pad_edge=False)
+    table = table_of("node", "type", "state", "why")
     colours = {"hit": "green", "miss": "yellow", "unneeded": "dim"}
     for entry in told:
         state = f"[{colours[entry.state]}]{entry.state}[/]"
@@ -157,7 +156,7 @@ def nodes(
         if as_json:
             line({"nodes": [_document(info) for info in registry], "broken": registry.broken})
             return
-        table = Table("node", "category", "what it does", box=None, pad_edge=False)
+        table = table_of("node", "category", "what it does")
         for info in sorted(registry, key=lambda info: (info.plugin != "graphengine", info.facts.category, info.name)):
             table.add_row(info.name, info.facts.category or info.plugin, escape(info.summary))
         out.print(table)
@@ -196,7 +195,7 @@ def _document(info: NodeInfo) -> dict[str, object]:
 def _show(info: NodeInfo) -> None:
     out.print(f"[bold]{info.name}[/] ({info.plugin}, lane {info.facts.lane}, version {info.facts.version})")
     out.print(escape(info.summary) + "\n")
-    table = Table("input", "type", "default", "range", "meaning", box=None, pad_edge=False)
+    table = table_of("input", "type", "default", "range", "meaning")
     for key, item in info.inputs.items():
         low, high = item.bounds
         limits = (

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from graphengine.cli import options
-from graphengine.cli.console import line, out, say
+from graphengine.cli.console import line, out, say, table_of
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UNITS = (("B", 1), ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30))
@@ -36,7 +35,7 @@ def models(
     if as_json:
         line({"models": [asdict(entry) for entry in entries]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = table_of()
     for title in ("name", "kind", "family", "parameters", "format", "size"):
         table.add_column(title, justify="right" if title in ("parameters", "size") else "left", no_wrap=title == "size")
     table.add_column("missing or wrong")

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from graphengine.cli import options
-from graphengine.cli.console import line, out, say
+from graphengine.cli.console import line, out, say, table_of
 from graphengine.errors import AssetError
 from graphengine.workflow import Link, Workflow
 
@@ -36,7 +35,7 @@ def show(
         return
     workflow = Workflow.load(recipe["workflow"])
     out.print(f"[bold]{escape(workflow.name)}[/] {escape(workflow.description)}\n")
-    table = Table("node", "type", "inputs", box=None, pad_edge=False)
+    table = table_of("node", "type", "inputs")
     for name, spec in workflow.nodes.items():
         values = ", ".join(f"{k}={_short(v)}" for k, v in spec.inputs.items() if not isinstance(v, Link))
         table.add_row(escape(name), spec.type, escape(values))

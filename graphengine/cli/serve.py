@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from graphengine import plugins
 from graphengine.cli import options
 from graphengine.cli.console import say
 from graphengine.collector import uncollected
 from graphengine.errors import GraphError, Problem
-from graphengine.registry import Registry
 
 
 def register(app: typer.Typer) -> None:
@@ -55,9 +53,7 @@ def serve(
     import asyncio
 
     with uncollected():
-        plugins.load_built_in(Registry())  # what every process needs is imported once, before there are several
-    spares = importlib.import_module("graphengine.server.spare").fork(1 + 1)  # one for questions, one for runs
-    with uncollected():
+        spares = importlib.import_module("graphengine.server.spare").fork(1 + 1)  # one for questions, one for runs
         app: Any = importlib.import_module("graphengine.server.app")
     configuration = _configuration(
         token_file,
