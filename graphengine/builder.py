@@ -10,6 +10,7 @@ Glossary
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -160,18 +161,32 @@ class Builder:
                 lists.append((key, self._list_items(name, target, value)))
                 told += self._slots(name, target, value, index, tasks, wires)
                 direct = False
-            elif target.validate is None:
-                self._unlinked(name, target, value, literals)
             else:
-                try:
-                    literals[key] = target.validate(value)
-                except ValidationError as error:
-                    self.fault("wrong_value", _told(value, error), name, key)
+                self._literal(name, target, value, literals)
         if found < len(inputs):
             self._unknown(name, info, inputs)
         mapped = not direct and any(wire.feed is Feed.MAP for wire in wires)
-        static = _static(info, literals, lists) + told
+        static = _static(info, literals, tuple(lists)) + told
         return Task(name, info, literals, tuple(wires), static, mapped, direct, tuple(lists))
+
+    def again(self, task: Task, inputs: Mapping[str, Any]) -> Task:
+        """A task with other literals and the same links."""
+        linked = {wire.input for wire in task.wires}
+        literals: dict[str, Any] = {}
+        for key, target in task.info.inputs.items():
+            if key in inputs and key not in linked:
+                self._literal(task.id, target, inputs[key], literals)
+        links = task.static.removeprefix(_static(task.info, task.literals, task.lists))
+        return replace(task, literals=literals, static=_static(task.info, literals, task.lists) + links)
+
+    def _literal(self, name: str, target: Input, value: Any, literals: dict[str, Any]) -> None:
+        if target.validate is None:
+            self._unlinked(name, target, value, literals)
+            return
+        try:
+            literals[target.name] = target.validate(value)
+        except ValidationError as error:
+            self.fault("wrong_value", _told(value, error), name, target.name)
 
     def _is_given(self, link: Link) -> bool:
         return link.port == "given" and link.node in self.given
@@ -313,11 +328,11 @@ def _as_written(workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
     return list(infos) if len(infos) == len(before) else []
 
 
-def _static(info: NodeInfo, literals: dict[str, Any], lists: list[tuple[str, list[Any]]]) -> bytes:
+def _static(info: NodeInfo, literals: dict[str, Any], lists: tuple[tuple[str, list[Any]], ...]) -> bytes:
     """Literals as bytes.  `repr` tells 1 from 1.0, "1" and True."""
     if info.outside_key:
         literals = {key: value for key, value in literals.items() if key not in info.outside_key}
-        lists = [entry for entry in lists if entry[0] not in info.outside_key]
+        lists = tuple(entry for entry in lists if entry[0] not in info.outside_key)
     return f"{literals!r}{lists!r}".encode()
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from graphengine import engine, plugins
 from graphengine.cache import Cache
 from graphengine.collector import uncollected
+from graphengine.easing import Easing
 from graphengine.node import Node
 from graphengine.registry import Registry
 from graphengine.settings import Settings, bundled_workflows
@@ -25,7 +24,7 @@ class Models:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._memory: Any = None
-        self._easing = threading.local()
+        self.easing = Easing()
 
     def release(self) -> None:
         """Let go of all weights, where any were loaded."""
@@ -37,16 +36,6 @@ class Models:
         """Whether weights can stay on the host and go to the device block by block."""
         return self._memory is not None and self._memory.streams
 
-    @contextmanager
-    def eased(self, by_blocks: bool) -> Iterator[list[str]]:
-        """In this thread, have networks run block by block if so wanted; gives sentences on what was done unasked."""
-        told: list[str] = []
-        self._easing.by_blocks, self._easing.told = by_blocks, told
-        try:
-            yield told
-        finally:
-            del self._easing.by_blocks, self._easing.told
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -54,7 +43,7 @@ class Models:
             with uncollected(freeze=True):
                 memory = importlib.import_module("graphengine.models.memory")
             made = memory.ModelMemory(self._settings)
-            made.easing = self._easing
+            made.easing = self.easing
             self._memory = made
         return getattr(self._memory, name)
 

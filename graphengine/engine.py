@@ -175,7 +175,7 @@ class Engine:
             execution = Execution(
                 self._tools, self.cache, run.journal, lambda: run.cancelled, run.recipe, lambda: self.previews
             )
-            run.recipe = execution.recipe
+            run.recipe = execution.runner.recipe
             with aside(len(plan.work)):
                 values = execution.execute(plan)
             run._outputs = {

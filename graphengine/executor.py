@@ -8,14 +8,11 @@ One thread walks a run from a list of jobs; nothing recurses, however the graph 
                      are delivered as the node's
 
 Glossary (frames, jobs and spreads: see `frame`)
-    lane     a lock per device: device work of all runs takes turns, other work overlaps it
     origin   what identifies an item of a list, for the key of a mapped node's single run
 """
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,23 +21,14 @@ from pydantic import ValidationError
 
 from graphengine import events
 from graphengine.cache import DISK_SECONDS, Cache
-from graphengine.errors import Cancelled, GraphError, NodeError, Problem, out_of_memory
+from graphengine.errors import Cancelled, GraphError, Problem
 from graphengine.fingerprint import digest, parts
-from graphengine.frame import GATHER, ITEMS, PLAIN, Claim, Frame, Job, Outputs, Spread, Tools, sentence, wrong_input
+from graphengine.frame import GATHER, ITEMS, PLAIN, Claim, Frame, Job, Outputs, Spread, Tools, wrong_input
 from graphengine.graph import Given, Graph, Task, Wire
-from graphengine.guard import Guard
-from graphengine.node import Context, Preview, Services
 from graphengine.plan import Plan, stands
 from graphengine.ports import Feed, Lazy, Pending, Port
-from graphengine.values import Image
+from graphengine.runner import Runner
 from graphengine.workflow import Link, NodeSpec, Workflow
-
-logger = logging.getLogger(__name__)
-PREVIEW_SECONDS = 0.25
-RELEASED = "out of memory: all other models are let go of, and it is tried again."
-BY_BLOCKS = "out of memory again: its weights stay on the host and go to the device block by block."
-IN_PIECES = "out of memory again: it is done in smaller pieces."
-"""What is told before a node is tried again, in this order; see `Context.frugal`."""
 
 
 class Execution:
@@ -55,16 +43,8 @@ class Execution:
         recipe: Callable[[], dict[str, Any]],
         previews: Callable[[], bool] = lambda: False,
     ):
-        self.tools, self.cache, self.journal = tools, cache, journal
-        self._previews, self._next_preview = previews, 0.0
-        self.cancelled = cancelled
-        self.notes: dict[str, list[str]] = {}
-        self._recipe = recipe
-        self.services = Services(
-            tools.settings, tools.models, self.recipe, self._report, cancelled, tools.find_workflow, self._note
-        )
-        self._item = (0, 1)
-        self._began = 0.0
+        self.tools, self.cache, self.journal, self.cancelled = tools, cache, journal, cancelled
+        self.runner = Runner(tools, cache, journal, cancelled, recipe, previews)
         self._frames: list[Frame] = []
         self._claimed: set[bytes] = set()
 
@@ -89,10 +69,6 @@ class Execution:
                     self.cache.settle(key)
         return {position: root.values[position] for position in plan.wanted}
 
-    def check(self) -> None:
-        if self.cancelled():
-            raise Cancelled
-
     def _frame(self, plan: Plan, prefix: str) -> Frame:
         tasks = plan.graph.tasks
         hits = [prefix + tasks[position].id for position in plan.hits]
@@ -115,7 +91,7 @@ class Execution:
         facts = task.info.facts
         if self.cache and facts.cached:
             if item == PLAIN and not facts.effect:
-                found = self.cache.claim(key, self.check)
+                found = self.cache.claim(key, self.runner.check)
             else:
                 found = self._claim(self.cache, key, task, item)
             if found is None:
@@ -126,23 +102,29 @@ class Execution:
         name = frame.prefix + task.id
         if item == PLAIN:
             self.journal.add(events.NodeStarted, {"node": name})
+        if task.direct:
+            inputs, values = task.literals.copy(), frame.values
+            for port, source, output, _, _, _ in task.wires:
+                inputs[port] = values[source][output]
+        else:
+            inputs = self._inputs(frame, task, item)
         try:
-            result = self._run(frame, task, item, name)
+            result = self.runner.run(task.info, inputs, name)
         except Pending as pending:
             self._release(key)
             self._fetch(frame, job, task, pending.name)
             return
         if isinstance(result, Workflow):
-            self._expand(frame, job, task, result, (key, self._began, name))
+            self._expand(frame, job, task, result, (key, self.runner.began, name))
             return
-        self._finish(frame, job, task, result.__dict__, (key, self._began, name))
+        self._finish(frame, job, task, result.__dict__, (key, self.runner.began, name))
 
     def _claim(self, cache: Cache, key: bytes, task: Task, item: int) -> Outputs | None:
         """Outputs that are there after all (another run was quicker, or an item was known); None: it is ours to make."""
-        found = cache.claim(key, self.check)
+        found = cache.claim(key, self.runner.check)
         while found is not None and task.info.facts.effect and not stands(task, found):
             cache.forget([key])
-            found = cache.claim(key, self.check)
+            found = cache.claim(key, self.runner.check)
         if found is None and item != PLAIN:  # the plan has asked the disk about whole nodes only
             self._claimed.add(key)
             found = cache.get(key)
@@ -156,117 +138,6 @@ class Execution:
         if key in self._claimed and self.cache:
             self._claimed.discard(key)
             self.cache.settle(key)
-
-    def _run(self, frame: Frame, task: Task, item: int, name: str) -> Any:
-        """Build the node, run it in its lane, and check that what comes out is what it declares."""
-        info = task.info
-        try:
-            if task.direct:
-                inputs, values = task.literals.copy(), frame.values
-                for port, source, output, _, _, _ in task.wires:
-                    inputs[port] = values[source][output]
-            else:
-                inputs = self._inputs(frame, task, item)
-            try:
-                node = info.build(inputs)
-            except ValidationError as error:
-                raise self._fail(name, wrong_input(name, error), error) from error
-            guard = Guard(inputs) if info.plugin != "graphengine" else None
-            lane = self.tools.lanes.get(info.facts.lane)
-            if lane is None:
-                self._began = time.perf_counter()
-                result = self._tried(node, name)
-            else:
-                self._enter(lane)
-                try:
-                    self._began = time.perf_counter()  # waiting for the lane is no work of the node's
-                    result = self._tried(node, name)
-                finally:
-                    lane.release()
-            if guard and (changed := guard.changed()):
-                if self.cache:
-                    self.cache.forget_all()  # other entries may share the array that was written into
-                message = (
-                    f"{info.name} changed its input {changed!r} in place; the run stops and the value is forgotten."
-                )
-                raise self._fail(name, Problem("mutation", message, name, changed, "Copy it first."), None)
-        except (NodeError, Cancelled, Pending):
-            raise
-        except BaseException as error:
-            logger.debug("node %s failed", name, exc_info=True)
-            message = f"{info.name} failed: {sentence(error)}"
-            raise self._fail(name, Problem("node_failed", message, name), error) from error
-        if not isinstance(result, (info.type.Outputs, Workflow)):
-            message = f"{info.name} must return its Outputs, got {type(result).__name__}."
-            raise self._fail(name, Problem("wrong_output", message, name, hint="return self.Outputs(...)"), None)
-        return result
-
-    def _tried(self, node: Any, name: str) -> Any:
-        """Run a node; when memory runs out, again and more frugally."""
-        try:
-            return self._attempt(node, name) if self.tools.models else node.run(Context(name, self.services))
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-        models, by_blocks = self.tools.models, False
-        left = [RELEASED, BY_BLOCKS, IN_PIECES]
-        while True:
-            note = left.pop(0)
-            if note == BY_BLOCKS and not (models and models.streams):
-                note = left.pop(0)
-            logger.warning("node %s: %s", name, note)
-            self._note(name, note)
-            by_blocks = by_blocks or note == BY_BLOCKS
-            if models:
-                models.release()
-            try:
-                return self._attempt(node, name, 2 if note == IN_PIECES else 1, by_blocks)
-            except Exception as error:
-                if not (left and out_of_memory(error)):
-                    raise
-
-    def _attempt(self, node: Any, name: str, frugal: int = 0, by_blocks: bool = False) -> Any:
-        """Run a node once; what the models did otherwise than usual is noted."""
-        context, models = Context(name, self.services, frugal), self.tools.models
-        if models is None:
-            return node.run(context)
-        with models.eased(by_blocks) as told:
-            made = node.run(context)
-        for text in told:
-            self._note(name, text)
-        return made
-
-    def _note(self, node: str, text: str) -> None:
-        self.notes.setdefault(node, []).append(text)
-        self.journal.add(events.NodeNote, {"node": node, "note": text})
-
-    def recipe(self) -> dict[str, Any]:
-        """The run's recipe, with what was done otherwise than asked so far."""
-        return self._recipe() | ({"notes": self.notes} if self.notes else {})
-
-    def _enter(self, lane: threading.Lock) -> None:
-        while not lane.acquire(timeout=0.05):
-            self.check()
-
-    def _fail(self, name: str, problem: Problem, error: BaseException | None) -> NodeError:
-        self.journal.add(events.NodeFailed, {"node": name, "problem": problem.document()})
-        return NodeError(problem)
-
-    def _report(self, node: str, done: int, total: int, preview: Preview) -> None:
-        number, count = self._item
-        fields = {"done": number * total + done, "total": count * total}
-        self.journal.add(events.NodeProgress, {"node": node, **fields, "preview": self._picture(preview)})
-
-    def _picture(self, preview: Preview) -> Image | None:
-        """A preview that has to be made is made when somebody looks, and at most every so often."""
-        if not callable(preview):
-            return preview
-        now = time.perf_counter()
-        if now < self._next_preview or not self._previews():
-            return None
-        made = preview()
-        self._next_preview = time.perf_counter() + PREVIEW_SECONDS
-        return made
 
     # Inputs
 
@@ -319,7 +190,7 @@ class Execution:
         if len(set(lists.values())) > 1:
             told = ", ".join(f"{key} has {count}" for key, count in lists.items())
             message = f"the lists that it runs over differ in length: {told}."
-            raise self._fail(name, Problem("lengths", message, name), None)
+            raise self.runner.fail(name, Problem("lengths", message, name), None)
         count = next(iter(lists.values()))
         frame.spreads[position] = Spread(count, [], [], time.perf_counter())
         frame.jobs.append((position, GATHER))
@@ -328,7 +199,7 @@ class Execution:
     def _item_key(self, frame: Frame, position: int, item: int) -> bytes:
         """The key of one run of a mapped node: that of the same node fed with this item alone."""
         task = frame.tasks[position]
-        self._item = (item, frame.spreads[position].count)
+        self.runner.item = (item, frame.spreads[position].count)
         upstream = [self._origin(frame, wire, item) for wire in task.wires]
         outside = frame.plan.keys.outside.get(position, b"")
         if position in frame.plan.keys.late:
@@ -357,7 +228,7 @@ class Execution:
     def _gather(self, frame: Frame, position: int, task: Task) -> None:
         spread = frame.spreads[position]
         seconds = time.perf_counter() - spread.started
-        self._item = (0, 1)
+        self.runner.item = (0, 1)
         outputs: Outputs = {ITEMS: [key.hex() for key in spread.keys]}
         for name, port in task.info.outputs.items():
             values = [result[name] for result in spread.results]
@@ -410,7 +281,7 @@ class Execution:
 
     def _settle(self, frame: Frame, position: int, task: Task, outputs: Outputs) -> None:
         """Keep a node's outputs as long as somebody will read them, and let go of what it read last."""
-        values, readers, wanted = frame.values, frame.plan.readers, frame.plan.wanted
+        values, readers, wanted = frame.values, frame.readers, frame.wanted
         values[position] = outputs
         for wire in task.wires:
             source = wire[1]
@@ -425,14 +296,14 @@ class Execution:
         missing = [port for port in task.info.outputs if port not in fragment.outputs]
         if missing:
             message = f"the fragment that {task.info.name} returned has no output {missing[0]!r}."
-            raise self._fail(name, Problem("wrong_output", message, name), None)
+            raise self.runner.fail(name, Problem("wrong_output", message, name), None)
         bound, given = self._bind(frame, job, task, fragment)
         try:
             graph = Graph.build(bound, self.tools.registry, self.tools.find_workflow, given)
             keys = self.tools.fingerprinter.keys(graph)
         except GraphError as error:
             message = f"the fragment that {task.info.name} returned cannot run: {error.problems[0]}"
-            raise self._fail(name, Problem("fragment", message, name), error) from error
+            raise self.runner.fail(name, Problem("fragment", message, name), error) from error
         plan = Plan.make(graph, keys, self.cache, {position for position, _ in graph.outputs.values()})
         inner = self._frame(plan, f"{name}/")
         inner.parent = (frame, job, claim)
@@ -469,7 +340,7 @@ class Execution:
         try:
             checked = task.info.type.Outputs(**{n: outputs[n] for n in task.info.outputs})
         except ValidationError as error:
-            raise self._fail(name, wrong_input(name, error), error) from error
+            raise self.runner.fail(name, wrong_input(name, error), error) from error
         self._finish(above, job, task, dict(checked.__dict__), claim)
 
 

@@ -56,6 +56,7 @@ class Frame:
 
     def __post_init__(self) -> None:
         self.tasks, self.keys = self.plan.graph.tasks, self.plan.keys.keys
+        self.readers, self.wanted = self.plan.readers, self.plan.wanted
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from graphengine.workflow import Link, NodeSpec, Workflow
 SURE = {Link, str, int, bool, type(None)}
 """Values of these types that are equal and of one type are equal to the letter; -0.0 and [True] are not [1]."""
 FindWorkflow = Callable[[str], Workflow | None]
+Form = tuple[list[str], list[str], list[int], list[type]]
 
 
 class Wire(NamedTuple):
@@ -105,7 +107,8 @@ class Graph:
         before = was.nodes
         if before.keys() != workflow.nodes.keys():
             return None
-        different = _different(before, workflow.nodes)
+        form = _form(workflow.nodes)
+        different = _different(before, workflow.nodes, self._form, form)
         if not different:
             return self, []
         if not all(_same_links(before[n], workflow.nodes[n]) for n in different):
@@ -117,12 +120,16 @@ class Graph:
         builder = Builder(registry, {})
         tasks, positions = self.tasks.copy(), [self.index[name] for name in different]
         for name, position in zip(different, positions, strict=True):
-            inputs = workflow.nodes[name].inputs
-            tasks[position] = builder.task(name, tasks[position].info, inputs, self.index, tasks)
+            tasks[position] = builder.again(tasks[position], workflow.nodes[name].inputs)
         if builder.problems:
             raise GraphError(builder.problems)
         graph = Graph(workflow, tasks, self.index, self.outputs, self.targets)
+        graph._form = form
         return graph, sorted(positions)
+
+    @cached_property
+    def _form(self) -> Form:
+        return _form(self.workflow.nodes)
 
     def select(self, targets: Iterable[str] | None) -> list[int]:
         """Positions of the wanted tasks; names are node ids or declared outputs.  None means all of them.
@@ -147,16 +154,15 @@ class Graph:
         return sorted(set(chosen))
 
 
-def _different(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec]) -> list[str]:
+def _different(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec], before: Form, now: Form) -> list[str]:
     """Nodes that are not equal to the letter: to Python 1, 1.0 and True are the same, to a cache they are not."""
     unequal = [] if old == new else [name for name, spec in new.items() if old[name] != spec]
-    before, now = _form(old), _form(new)
     if before == now and SURE.issuperset(now[3]):
         return unequal
     return [name for name, spec in new.items() if old[name] != spec or not _alike_inputs(old[name], spec)]
 
 
-def _form(nodes: Mapping[str, NodeSpec]) -> tuple[list[str], list[str], list[int], list[type]]:
+def _form(nodes: Mapping[str, NodeSpec]) -> Form:
     """What `==` does not tell: the order of nodes and inputs, and the types of all values and of the items of lists.
 
     Two equal nodes of workflows of one form are equal to the letter if all types are `SURE`.

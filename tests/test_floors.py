@@ -10,12 +10,24 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "graphengine"
 FLOORS = [
-    {"errors", "values", "ports", "events", "settings", "collector", "machine", "guiding", "trajectory", "blocks"},
+    {
+        "errors",
+        "values",
+        "ports",
+        "events",
+        "settings",
+        "collector",
+        "machine",
+        "guiding",
+        "trajectory",
+        "blocks",
+        "easing",
+    },
     {"node"},
     {"registry", "plugins", "workflow", "guard"},
     {"subgraph", "graph", "builder", "fingerprint"},
     {"cache", "store", "plan"},
-    {"executor", "frame"},
+    {"executor", "runner", "frame"},
     {"engine", "queue"},
     {"compose", "cli", "testing", "drawing", "client", "forecast", "gallery", "__main__", "__init__"},
 ]
@@ -36,6 +48,7 @@ WINGS = {
         "guiding",
         "trajectory",
         "blocks",
+        "easing",
     },
     "training": {"diffusion", "models", "errors", "values", "settings", "fingerprint"},
     "pictures": {"errors", "models"},

@@ -32,6 +32,7 @@ import torch
 import transformers.utils.logging as transformers_log
 
 from graphengine.collector import uncollected
+from graphengine.easing import Easing
 from graphengine.errors import CheckpointError
 from graphengine.guiding import ClipVision, IPAdapter
 from graphengine.machine import free_memory, give_back
@@ -69,8 +70,7 @@ class ModelMemory:
         self._parts: OrderedDict[Place, Any] = OrderedDict()
         self._sizes: dict[Place, int] = {}
         self._lock = threading.Lock()
-        self.easing = threading.local()
-        """Of a thread: whether networks shall run `by_blocks`, and a list `told` for what is done unasked."""
+        self.easing = Easing()
         self.peak = 0
 
     @property
@@ -161,14 +161,14 @@ class ModelMemory:
         """Whether a part shall stay on the host: so it was said, or it is larger than what weights may take."""
         if part not in offload.PARTS or not self.streams:
             return False
-        if getattr(self.easing, "by_blocks", False) or self._settings.offload == "always":
+        if self.easing.by_blocks or self._settings.offload == "always":
             return True
         if (handle, part) in self._parts or isinstance(handle, ControlNet):
             return False
         source = alone.source_of(handle) if handle.alone else source_of(Path(handle.folder))
         if source.numbers(ROLES[part]) * self.dtype.itemsize <= self.budget:
             return False
-        told = getattr(self.easing, "told", [])
+        told = self.easing.told
         text = f"the weights of {handle.checkpoint} are larger than the device's: they go there block by block."
         told += [text] if text not in told else []
         return True
