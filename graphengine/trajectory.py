@@ -1,4 +1,7 @@
-"""The way of a latent from data to noise: what an inversion finds, and what sampling can go back along."""
+"""The way of a latent from data to noise: what an inversion finds, and what sampling can go back along.
+
+Beside it, a prompt that differs from one noise level to the next: what keeps guided sampling on that way.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,14 @@ class Trajectory(Value):
 
     def at(self, sigma: float) -> Tensor:
         """The latent at a level, `[B, C, h, w]`.  Raises ValueError when the trajectory has no such level."""
-        nearest = min(range(len(self.sigmas)), key=lambda index: abs(self.sigmas[index] - sigma))
-        if abs(self.sigmas[nearest] - sigma) > SAME * sigma:
+        place = _place(self.sigmas, sigma)
+        if place is None:
             raise ValueError(
                 f"sampling comes by noise level {sigma:.4g}, which the inversion did not come by on its way to "
                 f"{self.sigmas[-1]:.4g}. Give the sampler the steps and the schedule of the inversion, denoise 1, and a "
                 f"start of no less than 1 - share."
             )
-        return self.samples[nearest]
+        return self.samples[place]
 
     def check(self, latent: Latent) -> None:
         """Refuse a latent that this cannot be the way of.  Raises ValueError."""
@@ -55,3 +58,32 @@ class Trajectory(Value):
     def row(self, index: int) -> Trajectory:
         """One picture's part of a batch."""
         return Trajectory(self.samples[:, index : index + 1], self.sigmas, self.space)
+
+
+@dataclass(frozen=True, eq=False)
+class LevelFeatures(Value):
+    """Features of a prompt at every noise level that a run comes by: float32 `[n, B or 1, N, D]` at n `sigmas`."""
+
+    features: Tensor
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", tuple(self.sigmas))  # the disk cache gives lists
+        if self.features.ndim != 4 or len(self.features) != len(self.sigmas):
+            raise ValueError(f"LevelFeatures wants [{len(self.sigmas)}, B, N, D], got {[*self.features.shape]}")
+
+    def at(self, sigma: float) -> Tensor:
+        """The features at a level, `[B or 1, N, D]`.  Raises ValueError when there are none for it."""
+        place = _place(self.sigmas, sigma)
+        if place is None:
+            raise ValueError(
+                f"sampling comes by noise level {sigma:.4g}, for which NullText has fitted no prompt. Give the sampler the "
+                f"steps and the schedule of the inversion, and denoise 1."
+            )
+        return self.features[place]
+
+
+def _place(sigmas: tuple[float, ...], sigma: float) -> int | None:
+    """Where a level stands among others; None when it is not one of them."""
+    nearest = min(range(len(sigmas)), key=lambda index: abs(sigmas[index] - sigma))
+    return nearest if abs(sigmas[nearest] - sigma) <= SAME * sigma else None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from graphengine.guiding import Excitation, OptimisedScale, Perturbation, PicturePrompt, Projection
+    from graphengine.trajectory import LevelFeatures
 
 _kinds: dict[str, type[Value]] = {}
 """Value classes by name: how a stored value finds its class again.  Filled as classes are defined."""
@@ -156,6 +157,7 @@ class Conditioning(Value):
     tensors `[B, ...]`: `pooled` `[B, P]`, `mask` `[B, N]` and what else its family needs.  `controls` are pictures that
     steer what it draws, `pictures` those that it shows as a prompt; with any of either it is not stored.  `references` are
     the latents of pictures that the words speak of, in order, for networks that read some beside the one that they draw.
+    `by_level` takes the place of the features where they differ from one noise level to the next.
     """
 
     features: Tensor
@@ -165,6 +167,7 @@ class Conditioning(Value):
     controls: tuple[Control, ...] = ()
     pictures: tuple[PicturePrompt, ...] = ()
     references: tuple[Latent, ...] = ()
+    by_level: LevelFeatures | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "controls", tuple(self.controls))  # the disk cache gives lists

@@ -16,7 +16,7 @@ FILES = {
     "image": "Invert Resize Crop Pad Blend Composite",
     "image_files": "LoadImage SaveImage",
     "inpaint": "InpaintLatent InstructLatent InstructGuidance",
-    "inversion": "DDIMInversion DifferenceMask",
+    "inversion": "DDIMInversion NullText DifferenceMask",
     "ip_adapter": "LoadIPAdapter LoadCLIPVision ApplyIPAdapter",
     "latent": "EmptyLatent VAEEncode VAEDecode ResizeLatent SetLatentMask",
     "latent_space": "BlendLatents LatentChannels LatentPreview CompareImages",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 from graphengine import Conditioning, Context, Denoiser, Field, Latent, Mask, Node, Ports
 from graphengine.trajectory import Trajectory
+from graphengine.values import Guider
 
 from .sampling import Sampler, ScheduleName
 
@@ -48,6 +50,37 @@ class DDIMInversion(Node, category="sampling", lane="gpu"):
         request = replace(request, start=1 - self.share)
         way = find(model, self.latent, request, self.fixed_point, plan.reporter(ctx))
         return self.Outputs(inversion=way, latent=Latent(way.samples[-1].clone(), self.latent.space))
+
+
+class NullText(Node, category="sampling", lane="gpu"):
+    """Fit the negative prompt to an inversion, step by step, so that guided sampling comes back (Mokady et al. 2023).
+
+    Without it, guidance above 1 leads away from the picture.  A Sampler takes this negative prompt with the inversion, the
+    same guidance, steps and schedule, and the sampler ddim; then its prompt may change a word.  A step costs up to `rounds`
+    passes through the network and back.
+    """
+
+    denoiser: Denoiser
+    positive: Conditioning = Field(description="what the picture shows, as it was inverted with")
+    negative: Conditioning = Field(description="where the fit begins; mostly an empty text")
+    latent: Latent = Field(description="the latent that was inverted")
+    inversion: Trajectory = Field(description="of DDIMInversion, at guidance 1 and share 1")
+    guidance: Annotated[float, Field(ge=0, le=100)] | Guider = Field(3.0, description="the sampler's")
+    rounds: int = Field(10, ge=1, le=1000, description="steps of the fit for each step of the sampler, at most")
+    rate: float = Field(0.01, gt=0, le=1, description="how far a step of the fit goes")
+
+    class Outputs(Ports):
+        negative: Conditioning
+
+    def run(self, ctx: Context) -> Outputs:
+        from graphengine.models.inversion import null_text
+
+        shared = ("denoiser", "positive", "negative", "latent", "guidance", "inversion")
+        plan = Sampler.model_validate({name: getattr(self, name) for name in shared} | {"sampler": "ddim"})
+        model, request = plan.asked(ctx)
+        report = plan.reporter(ctx)
+        fitted = null_text(model, self.latent, request, self.rounds, self.rate, report)
+        return self.Outputs(negative=replace(self.negative, by_level=fitted))
 
 
 class DifferenceMask(Node, category="mask", lane="gpu"):

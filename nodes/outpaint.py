@@ -38,6 +38,12 @@ class PaintWindows(Node, category="sampling", lane="gpu"):
     )
     sampler: SamplerName = Field("euler_ancestral", description="one that adds noise fits the seams better")
     schedule: ScheduleName = Field("simple", description="where the noise levels of the steps lie")
+    denoise: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="1 ignores what lies under the mask; below, its colours go on, as Pad continues them",
+    )
     repeats: int = Field(
         4, ge=1, le=20, description="how often every step is taken; more fit the seams better (Lugmayr et al. 2022)"
     )
@@ -88,7 +94,7 @@ class PaintWindows(Node, category="sampling", lane="gpu"):
         colours = part[..., :3]
         samples = pieces.encode(ctx, self.vae, colours)
         latent = Latent(samples, self.vae.space, Mask(np.ascontiguousarray(alpha, np.float32)))
-        shared = ("denoiser", "positive", "negative", "steps", "guidance", "sampler", "schedule")
+        shared = ("denoiser", "positive", "negative", "steps", "guidance", "sampler", "schedule", "denoise")
         own = {"latent": latent, "seed": (self.seed + number * len(part)) % 2**64}
         plan = Sampler.model_validate({name: getattr(self, name) for name in shared} | own)
         model, request = plan.asked(ctx)

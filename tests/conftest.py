@@ -13,7 +13,14 @@ from graphengine.testing import engine
 
 __all__ = ["engine"]
 ROOT = Path(__file__).parent.parent
-LONGEST = ("test_kill", "test_server_processes", "test_page", "test_model_memory", "test_openapi", "test_control_net")
+LONGEST = (
+    "test_server_processes",
+    "test_kill",
+    "test_families",
+    "test_out_of_memory",
+    "test_page",
+    "test_workflows_noise",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -54,7 +54,7 @@ def in_place(folder, stem, suffix, write):
             time.sleep(0.02)
     return path
 """
-PLUGIN = IN_PLACE + "\nimport graphengine.nodes.image\ngraphengine.nodes.image.write_numbered = in_place\n"
+PLUGIN = IN_PLACE + "\nfrom graphengine.nodes import image_files\nimage_files.write_numbered = in_place\n"
 
 
 def put_in(bug: str) -> None:

@@ -39,6 +39,11 @@ def test_an_edit_by_inversion_changes_the_colour_and_keeps_the_rest(bench, maske
     assert told["all"] >= 0.75 and told["outside"] < 4
 
 
+def test_with_guidance_only_a_fitted_negative_prompt_comes_back(bench):
+    empty, fitted = (editing.guided_round_trip(bench, 3, null_text, steps=10) for null_text in (False, True))
+    assert empty["mean"] < 35 < fitted["least"]
+
+
 def test_more_strength_changes_more_and_keeps_less(bench):
     rows = editing.strengths(bench, 6, values=(0.0, 0.2, 1.0))
     assert [row["strength"] for row in rows] == [0.0, 0.2, 1.0]

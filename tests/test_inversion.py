@@ -1,6 +1,7 @@
 """Inversion finds the noise that a picture is drawn from: it comes back, and another prompt changes what it names."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from graphengine.diffusion.flow import FlowSchedule
 from graphengine.diffusion.inversion import invert
 from graphengine.diffusion.sigmas import NoiseSchedule, sigma_schedule
 from graphengine.models.family import DenoiserAdapter
-from graphengine.models.inversion import disagreement, inverted, inverted_singly
+from graphengine.models.inversion import disagreement, inverted, inverted_singly, null_text
 from graphengine.models.sampling import Request, sample, sample_singly
+from graphengine.store import codec
 from graphengine.testing import half_mask, settings
 from graphengine.training.checker import facts, read
 from graphengine.training.scenes import Scene, Thing, caption, draw
-from graphengine.trajectory import Trajectory
+from graphengine.trajectory import LevelFeatures, Trajectory
 from graphengine.values import Conditioning, Guider, Latent, LatentSpace
 
 SPACE = LatentSpace(4, 8, "test")
@@ -168,6 +170,69 @@ def test_a_trajectory_is_told_by_its_shape():
         way.check(Latent(torch.zeros(1, 4, 2, 2), LatentSpace(4, 8, "other")))
 
 
+# Null-text inversion
+
+
+def guided(way, positive=None, scale=3.0, negative=0.0):
+    own = positive or prompt(batch=len(way.samples[0]))
+    return Request(own, prompt(negative), Guider(scale), 0, 10, "ddim", "simple", inversion=way)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_with_a_fitted_negative_prompt_guided_sampling_comes_back(name):
+    model, latent = Gaussian(SCHEDULES[name]), clean()
+    asked = guided(inverted(model, latent, request(), 8, nothing))
+    loose = error(sample(model, latent, asked, nothing), latent.samples)
+    fitted = null_text(model, latent, asked, 200, 0.05, nothing)
+    assert asked.negative is not None
+    back = replace(asked, negative=replace(asked.negative, by_level=fitted))
+    assert error(sample(model, latent, back, nothing), latent.samples) < 0.1 * loose
+
+
+def test_each_picture_of_a_batch_gets_the_prompt_that_it_gets_alone():
+    model, latent = Gaussian(), clean(3)
+    asked = guided(inverted(model, latent, request(positive=prompt(batch=3)), 2, nothing))
+    whole = null_text(model, latent, asked, 5, 0.05, nothing)
+    assert whole.features.shape == (10, 3, 3, 2)
+    for row in range(3):
+        own = Latent(latent.samples[row : row + 1], SPACE)
+        single = replace(
+            asked, positive=prompt(0.2 * (row + 1)), inversion=asked.inversion and asked.inversion.row(row)
+        )
+        alone = null_text(model, own, single, 5, 0.05, nothing)
+        assert error(whole.features[:, row : row + 1], alone.features) < LIMIT
+
+
+def test_fitted_prompts_go_picture_by_picture_too():
+    model, latent = Gaussian(), clean(2)
+    asked = guided(inverted(model, latent, request(positive=prompt(batch=2)), 2, nothing))
+    assert asked.negative is not None
+    fitted = replace(asked.negative, by_level=null_text(model, latent, asked, 3, 0.05, nothing))
+    back = replace(asked, negative=fitted)
+    assert error(sample_singly(model, latent, back, nothing), sample(model, latent, back, nothing)) < LIMIT
+
+
+def test_a_fitted_prompt_is_refused_at_levels_that_it_was_not_fitted_to():
+    model, latent = Gaussian(), clean()
+    asked = guided(inverted(model, latent, request(), 2, nothing))
+    assert asked.negative is not None
+    fitted = replace(asked.negative, by_level=null_text(model, latent, asked, 1, 0.05, nothing))
+    with pytest.raises(ValueError, match=r"for which NullText has fitted no prompt"):
+        sample(model, latent, replace(asked, negative=fitted, inversion=None, steps=7), nothing)
+
+
+def test_without_guidance_there_is_nothing_to_fit():
+    model, latent = Gaussian(), clean()
+    with pytest.raises(ValueError, match="there is no negative prompt to be fitted"):
+        null_text(model, latent, guided(inverted(model, latent, request(), 0, nothing), scale=1.0), 1, 0.05, nothing)
+
+
+def test_a_fitted_prompt_survives_the_disk_cache():
+    levels = LevelFeatures(torch.rand(2, 1, 3, 2), (2.0, 1.0))
+    kept = codec.decode(codec.encode({"negative": replace(prompt(), by_level=levels)}, {}))[0]["negative"]
+    assert torch.equal(kept.by_level.features, levels.features) and kept.by_level.sigmas == (2.0, 1.0)
+
+
 # The workflow
 
 
@@ -242,3 +307,13 @@ def test_a_blank_canvas_and_a_latent_of_another_size_are_refused(engine, workflo
     document["nodes"]["sample"]["inputs"]["latent"] = {"from": "blank.latent"}
     with pytest.raises(NodeError, match="Link the latent that was inverted"):
         engine.submit(document).result(60)
+
+
+def test_null_text_comes_back_and_changes_the_word(engine, workflows):
+    document = json.loads((workflows / "null_text.json").read_text())
+    for node in ("invert", "loosely", "back", "sample"):
+        document["nodes"][node]["inputs"]["steps"] = 10
+    asked = {"image": "picture.png", "source": caption(BEFORE), "prompt": caption(AFTER)}
+    made = engine.submit(document, asked).result(60)
+    assert made["fitted"] > made["loose"] + 10
+    assert facts(AFTER, read((made["image"].pixels[0] * 255).round().astype(np.uint8)))["all"]

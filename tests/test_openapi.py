@@ -43,7 +43,7 @@ def test_no_request_made_from_the_document_gets_an_answer_that_is_not_in_it(serv
         "--exclude-path-regex",
         TOO_MANY,
         "--max-examples",
-        "4",
+        "2",
         "--seed",
         "7",
         "--request-timeout",

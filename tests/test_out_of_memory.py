@@ -215,6 +215,7 @@ FEW = {
     "ModularDenoise",
     "ModularEncodeImage",
     "ModularEncodeText",
+    "NullText",
     "PaintWindows",
     "ReferencePicture",
     "SamplerSteps",

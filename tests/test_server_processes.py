@@ -47,7 +47,7 @@ def slow(*seconds: float, name: str = "slow") -> dict:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = with_zoo(tmp_path_factory.mktemp("zoo"))
-    with Server(folder, run_timeout="2", silence="3", losses="2", grace="0.5") as server:
+    with Server(folder, run_timeout="1.5", silence="2", losses="2", grace="0.5") as server:
         yield server
 
 

@@ -19,10 +19,13 @@ from graphengine.settings import Settings
 from graphengine.training.edit_scenes import Edit, Placed, View, draw_view, random_edit, random_view
 from graphengine.training.edit_score import EditEvaluation, evaluate_edits, judge
 from graphengine.training.scenes import MARGIN, POSITIONS, SIZES, Scene, Thing, caption
-from graphengine.values import Latent
+from graphengine.trajectory import Trajectory
+from graphengine.values import Conditioning, Latent
 
 SEED = 30_000
 STEPS, FIXED_POINT = 20, 2
+GUIDANCE, ROUNDS, RATE = 3.0, 10, 0.05
+"""With which a negative prompt is fitted to an inversion."""
 MASK_STRENGTH, MASK_THRESHOLD = 0.3, 0.3
 """What is best for `tiny`: steps, iterations, and how the mask is made."""
 SHARES = ("changed", "kept", "all")
@@ -100,9 +103,7 @@ def round_trip(bench: Bench, count: int, steps: int = 50, fixed_point: int = FIX
         latent, prompt = bench.latent(batch.before), bench.prompts(batch.source)
         way = bench.run("DDIMInversion", positive=prompt, latent=latent, steps=steps, fixed_point=fixed_point).inversion
         own = {"positive": prompt, "latent": latent, "inversion": way, "steps": steps, "guidance": 1.0}
-        back = bench.run("VAEDecode", latent=bench.run("Sampler", sampler="ddim", **own).latent).image.pixels
-        error = np.square(back - bench.run("VAEDecode", latent=latent).image.pixels).mean(axis=(1, 2, 3))
-        found += (-10 * np.log10(np.maximum(error, 1e-12))).tolist()
+        found += _likeness(bench, bench.run("Sampler", sampler="ddim", **own).latent, latent)
     return {"mean": float(np.mean(found)), "least": min(found)}
 
 
@@ -115,10 +116,14 @@ def inversion_edits(
     masked: bool = False,
     steps: int = STEPS,
     fixed_point: int = FIXED_POINT,
+    null_text: bool = False,
 ) -> dict[str, float]:
-    """What edits by inversion change and keep (see `shares`); `masked`, within the mask of what the words change.
+    """What edits by inversion change and keep (see `shares`).
 
-    `start` is the share of the steps that sampling leaves out.
+    Args:
+        start: the share of the steps that sampling leaves out.
+        masked: within the mask of what the words change.
+        null_text: with a negative prompt that is fitted to the inversion.
     """
 
     def edit(batch: Batch) -> Latent:
@@ -129,10 +134,38 @@ def inversion_edits(
             own = {"strength": MASK_STRENGTH, "threshold": MASK_THRESHOLD}
             mask = bench.run("DifferenceMask", source=source, target=target, latent=latent, **own).mask
             latent = bench.run("SetLatentMask", latent=latent, mask=mask).latent
+        negative = bench.prompts([""])
+        if null_text:
+            negative = fitted(bench, latent, source, way, guidance)
         own = {"latent": latent, "inversion": way, "steps": steps, "guidance": guidance, "start": start}
-        return bench.run("Sampler", sampler="ddim", positive=target, negative=bench.prompts([""]), **own).latent
+        return bench.run("Sampler", sampler="ddim", positive=target, negative=negative, **own).latent
 
     return shares(bench, colour_edits(count, free), edit)
+
+
+def fitted(bench: Bench, latent: Latent, source: Conditioning, way: Trajectory, guidance: float) -> Conditioning:
+    """The negative prompt that keeps guided sampling on the way of an inversion."""
+    own = {"latent": latent, "inversion": way, "guidance": guidance, "rounds": ROUNDS, "rate": RATE}
+    return bench.run("NullText", positive=source, negative=bench.prompts([""]), **own).negative
+
+
+def guided_round_trip(bench: Bench, count: int, null_text: bool, steps: int = STEPS) -> dict[str, float]:
+    """As `round_trip`, but sampled with guidance: with an empty negative prompt, or one that is fitted."""
+    found: list[float] = []
+    for batch in batches(colour_edits(count)):
+        latent, prompt = bench.latent(batch.before), bench.prompts(batch.source)
+        way = bench.run("DDIMInversion", positive=prompt, latent=latent, steps=steps, fixed_point=FIXED_POINT).inversion
+        negative = fitted(bench, latent, prompt, way, GUIDANCE) if null_text else bench.prompts([""])
+        own = {"positive": prompt, "latent": latent, "inversion": way, "steps": steps, "guidance": GUIDANCE}
+        found += _likeness(bench, bench.run("Sampler", sampler="ddim", negative=negative, **own).latent, latent)
+    return {"mean": float(np.mean(found)), "least": min(found)}
+
+
+def _likeness(bench: Bench, made: Latent, wanted: Latent) -> list[float]:
+    """PSNR in dB of each decoded latent against another's."""
+    first, second = (bench.run("VAEDecode", latent=latent).image.pixels for latent in (made, wanted))
+    error = np.square(first - second).mean(axis=(1, 2, 3))
+    return (-10 * np.log10(np.maximum(error, 1e-12))).tolist()
 
 
 def strength_edits(
@@ -183,6 +216,9 @@ def edit_by_inversion(settings: Settings, cases: int) -> list[Figure]:
     ways = {
         "by inversion": inversion_edits(bench, cases),
         "by inversion within a mask": inversion_edits(bench, cases, masked=True),
+        f"by null-text inversion, guidance {GUIDANCE:g}": inversion_edits(
+            bench, cases, guidance=GUIDANCE, null_text=True
+        ),
         "by image to image, strength 0.5": strength_edits(bench, cases, 0.5),
     }
     return [
@@ -196,6 +232,13 @@ def edit_by_inversion(settings: Settings, cases: int) -> list[Figure]:
             for way, found in ways.items()
         ),
     ]
+
+
+def null_text(settings: Settings, cases: int) -> list[Figure]:
+    bench = Bench.of("tiny", settings)
+    loose, kept = (guided_round_trip(bench, cases, null_text) for null_text in (False, True))
+    told = f"{loose['mean']:.1f}, {kept['mean']:.1f} dB"
+    return [Figure(f"there and back at guidance {GUIDANCE:g}, with an empty and with a fitted prompt", told, cases)]
 
 
 def image_to_image(settings: Settings, cases: int) -> list[Figure]:

@@ -111,6 +111,13 @@ EXHIBITS = (
         figures="edit_by_inversion",
     ),
     Exhibit(
+        "null_text",
+        "Null-text inversion",
+        "Guidance leads away from the inverted picture; with a negative prompt that is fitted to it, it comes back.",
+        outputs=("compared",),
+        figures="null_text",
+    ),
+    Exhibit(
         "instruct_edit",
         "Editing by instruction",
         "A network that was trained on edits does what it is told.",

@@ -76,6 +76,7 @@ def outpainting(
     words: bool = False,
     guidance: float = 1.0,
     patterned: float = 0.0,
+    denoise: float = 1.0,
 ) -> dict[str, float]:
     """Pictures of one thing go on by `amount` pixels beyond a side, with the words for the picture or without any.
 
@@ -95,7 +96,7 @@ def outpainting(
         own = {"window": window, "most": 0.25 if windows else 1.0, "steps": steps, "seed": SEED + start}
         texts = [caption(scene) for scene in scenes] if words else [""]
         own |= {"positive": bench.prompts(texts), "negative": bench.prompts([""]), "guidance": guidance}
-        own |= {"repeats": repeats, "image": border.image, "mask": border.mask}
+        own |= {"repeats": repeats, "denoise": denoise, "image": border.image, "mask": border.mask}
         after = bench.run("PaintWindows", **own).image
         known = border.mask.alpha == 0
         moved = max(moved, float(np.abs(after.pixels - border.image.pixels)[known].max()))

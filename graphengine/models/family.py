@@ -26,6 +26,7 @@ from graphengine.models.ip_adapter import PictureTokens
 if TYPE_CHECKING:
     import numpy as np
 
+    from graphengine.trajectory import LevelFeatures
     from graphengine.values import Conditioning, Latent
 
 
@@ -39,12 +40,29 @@ BESIDE = "beside"
 
 
 @dataclass(frozen=True, eq=False)
+class Changing:
+    """Features that change with the noise level, of some rows of a batch."""
+
+    features: LevelFeatures
+    rows: tuple[int, int]
+
+    def put(self, features: Tensor, sigma: float) -> None:
+        """Write those of a level into the batch's `[B, N, D]`."""
+        found = self.features.at(sigma)
+        features[slice(*self.rows), : found.shape[1]] = found.to(features)
+
+    def moved(self, by: int) -> Changing:
+        return replace(self, rows=(self.rows[0] + by, self.rows[1] + by))
+
+
+@dataclass(frozen=True, eq=False)
 class Prompts:
     """The conditioning of a batch on the device.
 
     `features` `[B, N, D]`; `extras` `[B, ...]` each, `mask` `[B, N]` among them where lengths differ; `guidance` is
     the scale for networks that are told it; `controls` the pictures that steer, `pictures` those that are shown;
-    `references` scaled latents `[B, C, h, w]` of the pictures that are spoken of, each of a size of its own.
+    `references` scaled latents `[B, C, h, w]` of the pictures that are spoken of, each of a size of its own; `changing`
+    what takes the place of features at some noise level.
     """
 
     features: Tensor
@@ -53,6 +71,7 @@ class Prompts:
     controls: tuple[Steering, ...] = ()
     pictures: tuple[PictureTokens, ...] = ()
     references: tuple[Tensor, ...] = ()
+    changing: tuple[Changing, ...] = ()
 
     @classmethod
     def of(
@@ -72,7 +91,8 @@ class Prompts:
         turned = {name.removeprefix(NEGATIVE): parts.pop(name) for name in list(parts) if name.startswith(NEGATIVE)}
         extras = {name: shared(tensor) for name, tensor in (parts | turned if negative else parts).items()}
         references = tuple(shared(each.samples, "reference pictures") for each in conditioning.references)
-        return cls(extras.pop("features"), extras, guidance, references=references)
+        changing = (Changing(conditioning.by_level, (0, batch)),) if conditioning.by_level else ()
+        return cls(extras.pop("features"), extras, guidance, references=references, changing=changing)
 
     def told(self, beside: Tensor | None) -> Prompts:
         """These prompts with what the network reads beside the latent, `[B or 1, extra, h, w]`."""
@@ -91,17 +111,23 @@ class Prompts:
         controls = joined(self.controls, other.controls, len(self.features))
         pictures = (*self.pictures, *(each.moved(len(self.features)) for each in other.pictures))
         references = tuple(torch.cat(pair) for pair in zip(self.references, other.references, strict=True))
+        changing = (*self.changing, *(each.moved(len(self.features)) for each in other.changing))
         features = torch.cat([first.features, second.features])
-        parts = {"controls": controls, "pictures": pictures, "references": references}
+        parts = {"controls": controls, "pictures": pictures, "references": references, "changing": changing}
         return replace(first, features=features, extras=extras, **parts)
 
     def at(self, sigma: Tensor) -> Prompts:
-        """These prompts with the controls that steer and the pictures that are shown at a noise level."""
-        if not self.controls and not self.pictures:
+        """These prompts with the controls that steer, the pictures that are shown and the features of a noise level."""
+        if not (self.controls or self.pictures or self.changing):
             return self
-        level = float(sigma)
+        level, features = float(sigma), self.features
+        if self.changing:
+            features = features.clone()
+            for each in self.changing:
+                each.put(features, level)
         controls = tuple(control for control in self.controls if control.steers(level))
-        return replace(self, controls=controls, pictures=tuple(each for each in self.pictures if each.shown(level)))
+        pictures = tuple(each for each in self.pictures if each.shown(level))
+        return replace(self, features=features, controls=controls, pictures=pictures)
 
     def _padded(self, length: int) -> Prompts:
         missing = length - self.features.shape[1]

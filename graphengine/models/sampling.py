@@ -126,8 +126,14 @@ def _row_of(value: Rows, row: int) -> Rows:
     extras = {name: part(tensor) for name, tensor in value.extras.items()}
     controls = tuple(replace(control, hint=Image(part(control.hint.pixels))) for control in value.controls)
     pictures = tuple(replace(each, wanted=part(each.wanted)) for each in value.pictures)
-    parts = {"controls": controls, "pictures": pictures, "references": tuple(_row_of(r, row) for r in value.references)}
+    levels = value.by_level and replace(value.by_level, features=_row_in(value.by_level.features, row))
+    references = tuple(_row_of(each, row) for each in value.references)
+    parts = {"controls": controls, "pictures": pictures, "references": references, "by_level": levels}
     return replace(value, features=part(value.features), extras=extras, **parts)
+
+
+def _row_in(levels: Tensor, row: int) -> Tensor:
+    return levels if levels.shape[1] == 1 else levels[:, row : row + 1]
 
 
 def _part(request: Request, steps: int) -> tuple[int, int]:
