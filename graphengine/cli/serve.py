@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,8 +51,6 @@ def serve(
     Without tokens it listens on this machine only.  Everything else (limits, time-outs, webhooks) is set by
     environment variables GRAPHENGINE_SERVER_NAME; the README lists them.  SIGTERM and Ctrl-C let runs finish first.
     """
-    import asyncio
-
     with uncollected():
         spares = importlib.import_module("graphengine.server.spare").fork(1 + 1)  # one for questions, one for runs
         app: Any = importlib.import_module("graphengine.server.app")
@@ -71,7 +70,15 @@ def serve(
         folder or place / "output", input_folder or place / "input", device, dtype, cache_folder, plugin_folder
     )
     app.log_to_stderr()
-    asyncio.run(app.serve(configuration, settings, lambda address: say(f"listening on {address}"), spares))
+    _loop()(app.serve(configuration, settings, lambda address: say(f"listening on {address}"), spares))
+
+
+def _loop() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """What runs the server to its end: uvloop takes a tenth less of the processor, where there is one."""
+    try:
+        return importlib.import_module("uvloop").run
+    except ImportError:
+        return importlib.import_module("asyncio").run
 
 
 def _configuration(token_file: Path | None, **values: Any) -> Any:

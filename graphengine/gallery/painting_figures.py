@@ -72,11 +72,11 @@ def outpainting(
     amount: int = 16,
     windows: bool = True,
     steps: int = 20,
-    repeats: int = 4,
+    repeats: int = 20,
     words: bool = False,
     guidance: float = 1.0,
     patterned: float = 0.0,
-    denoise: float = 1.0,
+    denoise: float = 0.85,
 ) -> dict[str, float]:
     """Pictures of one thing go on by `amount` pixels beyond a side, with the words for the picture or without any.
 
