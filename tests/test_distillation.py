@@ -18,7 +18,17 @@ from graphengine.models.memory import ModelMemory
 from graphengine.models.variant import variant
 from graphengine.testing import settings
 from graphengine.training.checker import facts, read
-from graphengine.training.distillation import Lesson, Teacher, adapted, moved, train, velocity_between, write_lora
+from graphengine.training.distillation import (
+    CONTROL,
+    NAME,
+    Lesson,
+    Teacher,
+    adapted,
+    moved,
+    train,
+    velocity_between,
+    write_lora,
+)
 from graphengine.training.scenes import Scene, Thing, caption, random_scene
 from graphengine.training.transformer import BASE, Data
 from graphengine.values import Patch
@@ -66,8 +76,9 @@ def test_without_strength_the_student_is_tiny(tmp_path, workflows):
     assert np.array_equal(made["student"].pixels, made["hasty"].pixels)
 
 
-def test_the_file_is_small():
-    assert (library.BUNDLED / "loras" / "tiny-few-step.safetensors").stat().st_size < 3e6
+@pytest.mark.parametrize("name", [NAME, CONTROL])
+def test_the_file_is_small(name):
+    assert (library.BUNDLED / "loras" / f"{name}.safetensors").stat().st_size < 3e6
 
 
 def test_the_velocity_between_two_places_leads_from_one_to_the_other():

@@ -348,7 +348,7 @@ def test_the_command_prints_a_row_for_each_model(models, capsys, monkeypatch):
 def test_the_command_gives_json(capsys):
     assert call("models", "--json") == 0
     names = {entry["name"] for entry in json.loads(capsys.readouterr().out)["models"]}
-    assert names == {"tiny", "tiny-dit", "tiny-edit", "tiny-few-step.safetensors"}
+    assert names == {"tiny", "tiny-dit", "tiny-edit", "tiny-few-step.safetensors", "tiny-few-step-control.safetensors"}
 
 
 def test_the_command_tells_the_digest_of_a_named_model(models, capsys):

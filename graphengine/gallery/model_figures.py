@@ -9,19 +9,17 @@ from dataclasses import replace
 import numpy as np
 
 from graphengine.gallery.figures import Figure, percent, right, scenes
-from graphengine.models import alone, library
+from graphengine.models import alone
 from graphengine.models import checkpoint as checkpoints
 from graphengine.models.memory import ModelMemory
 from graphengine.settings import Settings
-from graphengine.training.distillation import NAME
+from graphengine.training.distillation import CONTROL, NAME
 from graphengine.training.evaluate import BATCH, Evaluation, draw_prompts, handles_of
 from graphengine.training.scenes import Scene, caption
 from graphengine.values import Image
 
 KINDS = ("two things", "patterned ground")
 """The harder ones, half of the cases each."""
-CONTROL = "control.safetensors"
-"""The LoRA of as long a lesson without a teacher (`train_few_step` with guidance 0), where somebody has trained it."""
 
 
 def diffusion_transformer(settings: Settings, cases: int) -> list[Figure]:
@@ -49,12 +47,11 @@ def few_step(settings: Settings, cases: int) -> list[Figure]:
     ways = {
         "the student in 4 steps, 4 calls": replace(quick, lora=student),
         "tiny in 4 steps, 4 calls": quick,
+        "tiny trained on for as long, 4 steps, 4 calls": replace(quick, lora=f"{CONTROL}.safetensors"),
         "tiny in 4 steps with guidance, 8 calls": replace(slow, steps=4),
         "the student in 2 steps, 2 calls": replace(quick, steps=2, lora=student),
         "tiny in 2 steps, 2 calls": replace(quick, steps=2),
     }
-    if library.find(CONTROL, "loras", settings):  # it does not come with the package
-        ways["tiny trained on for as long, 4 steps, 4 calls"] = replace(quick, lora=CONTROL)
     memory, found = ModelMemory(settings), [it for kind in KINDS for it in scenes(cases // 2, kind)]
     wanted = _drawn(memory, slow, found, settings)
     accuracy = right(found, Image(wanted))

@@ -36,7 +36,9 @@ from graphengine.training.scenes import caption
 from graphengine.training.trainer import Stage
 from graphengine.training.transformer import BASE, Data
 
-PREFIX, NAME, LOOKS = "lora_unet_", "tiny-few-step", 32
+PREFIX, LOOKS = "lora_unet_", 32
+NAME, CONTROL = "tiny-few-step", "tiny-few-step-control"
+"""LoRAs that come with the package: the student, and tiny trained on for as long without a teacher."""
 console = Console(stderr=True)
 
 
@@ -145,7 +147,7 @@ def train_few_step(folder: Path, lesson: Lesson, scenes: int = TRAINING_SCENES, 
     """
     data = Data.beside(base, folder, scenes)
     unet: Any = UNet2DConditionModel.from_pretrained(base / "unet", low_cpu_mem_usage=False, torch_dtype=torch.float32)
-    made = folder / "loras" / f"{NAME if lesson.guidance else 'control'}.safetensors"
+    made = folder / "loras" / f"{NAME if lesson.guidance else CONTROL}.safetensors"
     settings = Settings.load(model_folders=(folder,))
     taught = Evaluation(base.name, LOOKS, lesson.student_steps, 1.0, sampler="ddim", lora=made.name)
     slow = replace(taught, steps=20, guidance=lesson.guidance or 3.0, sampler="dpmpp_2m", lora="")
