@@ -1,7 +1,7 @@
 """From the queue to the workers, and what they say back to the store and the streams.
 
-The queue in memory is a picture of the queued runs in the store, in the order in which they are taken; the store
-decides.  A run is claimed there before a worker hears of it, and its end is told to nobody before it is committed.
+The line in memory is a picture of the queued runs in the store; the store decides.  A run is claimed there before a
+worker hears of it, and its end is told to nobody before it is committed.
 
 What happens to the runs in the hands of a worker that dies:
     one run alone      it is charged a loss; after `losses` of them it is parked as failed (`worker_lost`)
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import json
 import logging
 import time
@@ -30,6 +29,7 @@ from . import protocol
 from .configuration import Configuration
 from .hub import SEQUENCE, Hub, event, sequence
 from .ledger import Ledger
+from .line import Line
 from .process import Held, WorkerProcess
 from .spare import Spare
 
@@ -55,10 +55,7 @@ class Dispatcher:
         self._setup = {"settings": settings.model_dump(mode="json"), "files": files}
         self._quarantine: list[str] = []
         self._spares = spares
-        self._heap: list[tuple[tuple[int, int, int], str]] = []
-        self.waiting: dict[str, Waiting] = {}
-        self.clients: Counter[str] = Counter()
-        self._client_of: dict[str, str] = {}
+        self.line = Line()
         self.workers: list[WorkerProcess] = []
         self.clerk = self._made("clerk")
         self.paused = self.draining = False
@@ -149,41 +146,20 @@ class Dispatcher:
 
     def add(self, entry: Waiting, client: str) -> None:
         """A run waits (again): it will be taken in its turn."""
-        self.waiting[entry.id] = entry
-        self.clients[client] += entry.id not in self._client_of
-        self._client_of[entry.id] = client
-        heapq.heappush(self._heap, (entry.order, entry.id))
+        self.line.put(entry, client)
         self.pump()
-
-    def remove(self, run: str) -> None:
-        """A run waits no more."""
-        if self.waiting.pop(run, None):
-            client = self._client_of.pop(run)
-            self.clients[client] -= 1
-            if not self.clients[client]:
-                del self.clients[client]
-
-    def _next(self) -> Waiting | None:
-        while self._heap:
-            order, run = self._heap[0]
-            entry = self.waiting.get(run)
-            if entry is not None and entry.order == order:
-                return entry
-            heapq.heappop(self._heap)  # taken, cancelled, or of another priority now
-        return None
 
     def pump(self) -> None:
         """Give waiting runs to workers that have room."""
         while not (self.paused or self.draining):
-            entry = self._next()
+            entry = self.line.first()
             worker = self._room(entry.alone) if entry else None
             if entry is None or worker is None:
                 return
             if entry.alone:
                 worker.alone = entry.id  # nothing more goes there until this run has been through
-            heapq.heappop(self._heap)
-            client = self._client_of[entry.id]
-            self.remove(entry.id)
+            client = self.line.client(entry.id)
+            self.line.leave(entry.id)
             worker.reserved += 1
             self.spawn(self._claim(entry, client, worker))
 
@@ -378,14 +354,14 @@ class Dispatcher:
 
     def _free(self) -> WorkerProcess | None:
         """A worker for a run that comes now, when nothing waits before it."""
-        return None if self.paused or self.draining or self._next() else self._room(alone=False)
+        return None if self.paused or self.draining or self.line.first() else self._room(alone=False)
 
     async def cancel(self, run: str) -> str | None:
         """Cancel a run in any state; its status, or None when there is none."""
         status = await self.ledger.do(lambda store: store.cancel(run))
         stream = self.hub.streams.get(run)
         if status == "cancelled" and stream and not stream.ended:
-            self.remove(run)
+            self.line.leave(run)
             after = sequence(stream.lines[-1]) + 1 if stream.lines else SEQUENCE - 1
             self._told(run, "cancelled", [event("run_cancelled", run, after)])
         if status == "running":
@@ -397,9 +373,9 @@ class Dispatcher:
 
     async def prioritise(self, run: str, priority: int) -> bool:
         row = await self.ledger.do(lambda store: store.prioritise(run, priority))
-        if row is None or run not in self.waiting:
+        if row is None or run not in self.line:
             return False
-        self.add(waiting(row), self._client_of[run])
+        self.add(waiting(row), self.line.client(run))
         return True
 
     async def pause(self, yes: bool) -> None:

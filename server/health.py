@@ -45,7 +45,7 @@ class Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         dispatcher = self.house.dispatcher
-        yield GaugeMetricFamily("graphengine_runs_waiting", "runs in the queue", len(dispatcher.waiting))
+        yield GaugeMetricFamily("graphengine_runs_waiting", "runs in the queue", len(dispatcher.line))
         yield GaugeMetricFamily("graphengine_runs_running", "runs in the hands of workers", dispatcher.running)
         yield GaugeMetricFamily("graphengine_queue_paused", "1 while the queue is paused", int(dispatcher.paused))
         ready = sum(worker.ready.is_set() for worker in dispatcher.workers)

@@ -70,9 +70,9 @@ def limits(house: House, request: web.Request) -> None:
     dispatcher, configuration = house.dispatcher, house.configuration
     if dispatcher.draining:
         raise Refusal(503, "The server is stopping.", headers={"Retry-After": "10"})
-    if len(dispatcher.waiting) >= configuration.queue_limit:
+    if len(dispatcher.line) >= configuration.queue_limit:
         raise Refusal(429, f"{configuration.queue_limit:,} runs are waiting.", headers={"Retry-After": "5"})
-    if dispatcher.clients[request["client"]] >= configuration.client_limit:
+    if dispatcher.line.clients[request["client"]] >= configuration.client_limit:
         detail = f"{configuration.client_limit:,} runs of yours are waiting."
         raise Refusal(429, detail, headers={"Retry-After": "5"})
 
@@ -163,7 +163,7 @@ async def change_run(house: House, request: web.Request) -> web.StreamResponse:
 @route("GET", "/v1/queue", "How long the queue is", answers={200: QueueState})
 async def show_queue(house: House, request: web.Request) -> web.StreamResponse:
     dispatcher = house.dispatcher
-    return answer({"paused": dispatcher.paused, "waiting": len(dispatcher.waiting), "running": dispatcher.running})
+    return answer({"paused": dispatcher.paused, "waiting": len(dispatcher.line), "running": dispatcher.running})
 
 
 @route("POST", "/v1/queue/pause", "Start no more runs", answers={200: QueueState, 507: None})
