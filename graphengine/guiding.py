@@ -58,7 +58,7 @@ class Excitation(Value):
 
     `words` are the rows of the prompt's features that belong to each of them, `tokens` those of all its words.  `strength` is
     the length of a step along the gradient, of which there are `rounds` in each of the sampler's, up to the share `end` of
-    them (Chefer et al. 2023).
+    them (Chefer et al. 2023).  `text` is the prompt; for another one the rows would be those of other words.
     """
 
     words: tuple[tuple[int, ...], ...]
@@ -67,6 +67,7 @@ class Excitation(Value):
     rounds: int = 8
     end: float = 0.34
     layers: str = "mid"
+    text: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(map(tuple, self.words)))  # the disk cache gives lists

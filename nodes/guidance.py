@@ -111,7 +111,7 @@ class AttendAndExcite(Node, category="conditioning", lane="gpu"):
         tokens = tuple(sorted({row for rows in rows_of(adapter, text, words_of(text)) for row in rows}))
         guider = _guider(self.guidance)
         if self.strength:
-            excitation = Excitation(words, tokens, self.strength, self.rounds, self.end, self.layers)
+            excitation = Excitation(words, tokens, self.strength, self.rounds, self.end, self.layers, text)
             guider = replace(guider, excitation=excitation)
         return self.Outputs(guidance=guider)
 

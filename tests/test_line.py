@@ -7,8 +7,8 @@ from graphengine.queue import Waiting
 Line = importlib.import_module("graphengine.server.line").Line
 
 
-def entry(run: str, *order: int) -> Waiting:
-    return Waiting((order[0], *order[1:], *[0] * (3 - len(order))), run, False, "workflow")
+def entry(run: str, place: int) -> Waiting:
+    return Waiting((place, 0, 0), run, False, "workflow")
 
 
 def taken(line) -> list[str]:

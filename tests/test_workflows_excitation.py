@@ -57,6 +57,17 @@ def test_the_branch_beside_draws_what_it_draws_alone(engine, document):
     assert (beside["before"].pixels == alone["before"].pixels).all()
 
 
+def test_words_of_another_prompt_than_the_samplers_are_refused(engine, document):
+    node = next(name for name, spec in document["nodes"].items() if spec["type"] == "AttendAndExcite")
+    asked = document["nodes"][node]["inputs"]["prompt"]["from"].split(".")[0]
+    document["nodes"]["other"] = json.loads(json.dumps(document["nodes"][asked]))
+    document["nodes"]["other"]["inputs"]["text"] = "a blue star by a red circle and a heart"
+    document["nodes"][node]["inputs"]["prompt"] = {"from": "other.conditioning"}
+    document["nodes"][node]["inputs"]["words"] = ["heart"]
+    with pytest.raises(NodeError, match="Link the conditioning of AttendAndExcite"):
+        engine.submit(document, QUICK).result(60)
+
+
 def test_a_word_that_is_not_in_the_prompt_is_told(engine, document):
     with pytest.raises(NodeError, match="'donkey' does not stand in the prompt"):
         engine.submit(document, {**QUICK, "words": ["donkey"]}).result(60)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graphengine.diffusion.flow import FlowSchedule
 from graphengine.diffusion.guidance import within
 from graphengine.guiding import Excitation
 from graphengine.models.attention import heard_by, on_plane
@@ -46,12 +47,15 @@ class Exciter:
         def moved(x: Tensor, sigma: Tensor) -> Tensor:
             level = float(sigma)
             for _ in range(self._excitation.rounds if within(level, *self._range) else 0):
-                # a step of the paper's is one in x / sqrt(1 + sigma^2), which has the variance that networks are given
                 slope = self._slope(x + level * self._offset, sigma)
-                self._offset = self._offset - self._excitation.strength * slope * (1 + level**2) / level
+                self._offset = self._offset - self._excitation.strength * slope * self._scale(level) / level
             return call(x + level * self._offset, sigma)
 
         return moved
+
+    def _scale(self, level: float) -> float:
+        """A step of the paper's is one in what networks are given: x / sqrt(1 + sigma^2), or x itself on a flow's line."""
+        return 1.0 if isinstance(self._model.schedule, FlowSchedule) else 1 + level**2
 
     def heard(self, probabilities: Tensor) -> None:
         self._maps.append(on_plane(probabilities, self._plane))

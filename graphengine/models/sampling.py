@@ -195,6 +195,11 @@ def _guided(model: DenoiserAdapter, request: Request, latent: Latent, sigmas: Te
         raise ValueError(
             f"attend and excite wants a network with guidance outside and one of the samplers {', '.join(QUIET)}."
         )
+    if (meant := request.guider.excitation and request.guider.excitation.text) not in (None, request.positive.text):
+        raise ValueError(
+            f"the words of {meant!r} shall be attended to, but the prompt is {request.positive.text!r}. Link the "
+            f"conditioning of AttendAndExcite."
+        )
     network = model.denoise
     if request.recorder:
         request.recorder.begins(latent.samples.shape, sigmas[:-1].tolist())
