@@ -24,8 +24,8 @@ from graphengine.values import Conditioning, Latent
 
 SEED = 30_000
 STEPS, FIXED_POINT = 20, 2
-GUIDANCE, ROUNDS, RATE = 3.0, 10, 0.05
-"""With which a negative prompt is fitted to an inversion."""
+GUIDANCE, ROUNDS, CLOSE, LOOSE = 3.0, 10, 0.05, 0.02
+"""With which a negative prompt is fitted to an inversion: closely to come back, loosely to change a word."""
 MASK_STRENGTH, MASK_THRESHOLD = 0.3, 0.3
 """What is best for `tiny`: steps, iterations, and how the mask is made."""
 SHARES = ("changed", "kept", "all")
@@ -136,16 +136,18 @@ def inversion_edits(
             latent = bench.run("SetLatentMask", latent=latent, mask=mask).latent
         negative = bench.prompts([""])
         if null_text:
-            negative = fitted(bench, latent, source, way, guidance)
+            negative = fitted(bench, latent, source, way, guidance, LOOSE)
         own = {"latent": latent, "inversion": way, "steps": steps, "guidance": guidance, "start": start}
         return bench.run("Sampler", sampler="ddim", positive=target, negative=negative, **own).latent
 
     return shares(bench, colour_edits(count, free), edit)
 
 
-def fitted(bench: Bench, latent: Latent, source: Conditioning, way: Trajectory, guidance: float) -> Conditioning:
+def fitted(
+    bench: Bench, latent: Latent, source: Conditioning, way: Trajectory, guidance: float, rate: float
+) -> Conditioning:
     """The negative prompt that keeps guided sampling on the way of an inversion."""
-    own = {"latent": latent, "inversion": way, "guidance": guidance, "rounds": ROUNDS, "rate": RATE}
+    own = {"latent": latent, "inversion": way, "guidance": guidance, "rounds": ROUNDS, "rate": rate}
     return bench.run("NullText", positive=source, negative=bench.prompts([""]), **own).negative
 
 
@@ -155,7 +157,7 @@ def guided_round_trip(bench: Bench, count: int, null_text: bool, steps: int = ST
     for batch in batches(colour_edits(count)):
         latent, prompt = bench.latent(batch.before), bench.prompts(batch.source)
         way = bench.run("DDIMInversion", positive=prompt, latent=latent, steps=steps, fixed_point=FIXED_POINT).inversion
-        negative = fitted(bench, latent, prompt, way, GUIDANCE) if null_text else bench.prompts([""])
+        negative = fitted(bench, latent, prompt, way, GUIDANCE, CLOSE) if null_text else bench.prompts([""])
         own = {"positive": prompt, "latent": latent, "inversion": way, "steps": steps, "guidance": GUIDANCE}
         found += _likeness(bench, bench.run("Sampler", sampler="ddim", negative=negative, **own).latent, latent)
     return {"mean": float(np.mean(found)), "least": min(found)}
@@ -216,9 +218,7 @@ def edit_by_inversion(settings: Settings, cases: int) -> list[Figure]:
     ways = {
         "by inversion": inversion_edits(bench, cases),
         "by inversion within a mask": inversion_edits(bench, cases, masked=True),
-        f"by null-text inversion, guidance {GUIDANCE:g}": inversion_edits(
-            bench, cases, guidance=GUIDANCE, null_text=True
-        ),
+        "by null-text inversion, guidance 2": inversion_edits(bench, cases, start=0.1, guidance=2.0, null_text=True),
         "by image to image, strength 0.5": strength_edits(bench, cases, 0.5),
     }
     return [

@@ -71,7 +71,7 @@ def outpainting(
     count: int,
     amount: int = 16,
     windows: bool = True,
-    steps: int = 20,
+    steps: int = 30,
     repeats: int = 20,
     words: bool = False,
     guidance: float = 1.0,
