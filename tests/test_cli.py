@@ -1,5 +1,6 @@
 """The command line, called as people call it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
-from graphengine.cli import main
+from graphengine.cli import main, serve
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["run", "text_to_image", "--steps", "2", "--prompt", "a red star on a white background"]
@@ -225,3 +226,8 @@ def test_ctrl_c_stops_cleanly_and_loses_nothing(tmp_path):
     assert process.wait(30) == 130 and time.monotonic() - start < 20
     assert "what was finished is kept" in told and "Traceback" not in told
     assert not list((tmp_path / "output").glob("*")) if (tmp_path / "output").exists() else True
+
+
+def test_without_uvloop_the_server_runs_on_asyncio(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert serve._loop() is asyncio.run
