@@ -141,7 +141,7 @@ class RemoteRun:
             except httpx2.TransportError as error:
                 if number == TRIES - 1:
                     raise _lost(error, self.client.url) from error
-                time.sleep(PAUSE * 2**number)
+                time.sleep(PAUSE * 2**number)  # a server that starts again is not asked all the time
 
     def cancel(self) -> None:
         self.client.call("DELETE", f"/v1/runs/{self.id}")
@@ -188,7 +188,7 @@ class Client:
             except httpx2.TransportError as error:
                 if number == TRIES - 1 or isinstance(error, httpx2.ConnectError):
                     raise _lost(error, self.url) from error
-                time.sleep(PAUSE * 2**number)
+                time.sleep(PAUSE * 2**number)  # a server that starts again is not asked all the time
         raise AssertionError("unreachable")
 
     def submit(

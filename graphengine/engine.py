@@ -27,6 +27,7 @@ from graphengine.graph import FindWorkflow, Graph
 from graphengine.plan import Plan
 from graphengine.ports import Port
 from graphengine.registry import Registry
+from graphengine.runner import Runner
 from graphengine.settings import Settings, package_versions
 from graphengine.values import Value
 from graphengine.workflow import Workflow
@@ -172,12 +173,12 @@ class Engine:
                 graph, keys = self.prepare(bound)
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
             run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
-            execution = Execution(
+            runner = Runner(
                 self._tools, self.cache, run.journal, lambda: run.cancelled, run.recipe, lambda: self.previews
             )
-            run.recipe = execution.runner.recipe
+            run.recipe = runner.recipe
             with aside(len(plan.work)):
-                values = execution.execute(plan)
+                values = Execution(self._tools, self.cache, run.journal, runner).execute(plan)
             run._outputs = {
                 name: values[position][port] for name, (position, port) in graph.outputs.items() if position in values
             }

@@ -14,7 +14,6 @@ Glossary (frames, jobs and spreads: see `frame`)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,17 +33,8 @@ from graphengine.workflow import Link, NodeSpec, Workflow
 class Execution:
     """One run being executed.  `execute` returns the values of the plan's wanted positions."""
 
-    def __init__(
-        self,
-        tools: Tools,
-        cache: Cache | None,
-        journal: events.Journal,
-        cancelled: Callable[[], bool],
-        recipe: Callable[[], dict[str, Any]],
-        previews: Callable[[], bool] = lambda: False,
-    ):
-        self.tools, self.cache, self.journal, self.cancelled = tools, cache, journal, cancelled
-        self.runner = Runner(tools, cache, journal, cancelled, recipe, previews)
+    def __init__(self, tools: Tools, cache: Cache | None, journal: events.Journal, runner: Runner):
+        self.tools, self.cache, self.journal, self.runner = tools, cache, journal, runner
         self._frames: list[Frame] = []
         self._claimed: set[bytes] = set()
 
@@ -52,7 +42,7 @@ class Execution:
         """Compute what is wanted.  Raises NodeError, or Cancelled; claims are given back in any case."""
         root = self._frame(plan, "")
         self._frames = [root]
-        cancelled = self.cancelled
+        cancelled = self.runner.cancelled
         try:
             while self._frames:
                 frame = self._frames[-1]

@@ -218,7 +218,7 @@ class Worker:
 
     def _pump(self) -> None:
         while self._busy.wait():
-            time.sleep(PUMP_SECONDS)
+            time.sleep(PUMP_SECONDS)  # many events go in one message
             with self._sending:
                 if self._unsent:
                     self._flush()
@@ -234,7 +234,7 @@ class Worker:
     def _pulse(self) -> None:
         while True:
             self.send(protocol.Beat(memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
-            time.sleep(PULSE_SECONDS)
+            time.sleep(PULSE_SECONDS)  # a heartbeat
 
     # Questions
 

@@ -11,9 +11,9 @@ strace = pytest.mark.skipif(
 
 
 def test_random_kills_lose_double_and_damage_nothing():
-    found = at_random(5, seed=1)
+    found = at_random(6, seed=1)
     assert {key: found[key] for key in WRONG} == dict.fromkeys(WRONG, 0)
-    assert found["runs"] > 6
+    assert found["runs"] > 8
 
 
 @pytest.mark.parametrize("bug", ["ack_first", "delete_on_dequeue"])
@@ -23,9 +23,9 @@ def test_random_kills_find_a_queue_that_loses(bug):
 
 @strace
 def test_a_kill_at_a_system_call_breaks_no_promise():
-    found = sweep(20, calls=["pwrite64", "fdatasync", "write"])
+    found = sweep(15, calls=["pwrite64", "fdatasync", "write"])
     assert (found["lost"], found["corrupt"], found["stuck"]) == (0, 0, 0)
-    assert found["points"] > 2
+    assert found["points"] > 3
 
 
 @strace
