@@ -1,7 +1,8 @@
 """Checking a workflow against the registry: every problem is collected, and what is right becomes tasks.
 
-Each pass walks nodes and links once and none recurses.  The order of the passes: which types there are, the order of
-the nodes (and cycles), tasks with their wires and literals, links to nothing, the signature.
+Each pass walks nodes and links once and none recurses.  The order of the passes: which types there are, tasks with
+their wires and literals, the signature.  Mostly no node reads one that is written later; when one does, an order is
+found first (and with it cycles, and links to nothing).
 
 Glossary
     static    the part of a task's cache key that does not depend on anything upstream
@@ -9,7 +10,7 @@ Glossary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -36,13 +37,18 @@ class Way(NamedTuple):
     direct: bool
 
 
+class _OutOfOrder(Exception):
+    """A node reads what no node before it makes."""
+
+
 class Builder:
     """Collects problems while it turns specs into tasks."""
 
     def __init__(self, registry: Registry, given: dict[str, Given]):
         self.registry, self.given = registry, given
         self.problems: list[Problem] = []
-        self._ways: dict[tuple[int, str, int, bool, bool], Way] = {}
+        self._ways: dict[tuple[NodeInfo, str, Input, bool, bool], Way] = {}
+        self._ordered = False
 
     def build(self, workflow: Workflow, problems: list[Problem]) -> Graph:
         """The graph of a flat workflow; `problems` are those that were found on the way to it.
@@ -52,16 +58,17 @@ class Builder:
         """
         self.problems += problems
         infos = self._infos(workflow)
-        order = _as_written(workflow, infos) or self._order(workflow, infos)
-        index = {name: position for position, name in enumerate(order)}
-        tasks: list[Task] = []
-        for name in order:
-            tasks.append(self.task(name, infos[name], workflow.nodes[name].inputs, index, tasks))
+        known = self.problems.copy()
+        try:
+            tasks, index = self._tasks(workflow, infos, infos)
+        except _OutOfOrder:
+            self.problems, self._ordered = known, True
+            tasks, index = self._tasks(workflow, infos, self._order(workflow, infos))
         self._signature(workflow, infos)
         if self.problems:
             raise GraphError(self.problems)
         outputs = {name: (index[link.node], link.port) for name, link in workflow.outputs.items()}
-        effects = [i for i, task in enumerate(tasks) if task.info.facts.effect and "/" not in task.id]
+        effects = [index[name] for name, info in infos.items() if info.facts.effect and "/" not in name]
         targets = sorted({position for position, _ in outputs.values()} | set(effects))
         if not targets:
             targets = _ends(tasks)
@@ -73,17 +80,24 @@ class Builder:
         self.problems.append(Problem(code, message, node, port, hint))
 
     def _infos(self, workflow: Workflow) -> dict[str, NodeInfo]:
-        infos: dict[str, NodeInfo] = {}
-        find = self.registry.find
-        for name, spec in workflow.nodes.items():
-            info = find(spec[0])
-            if info:
-                infos[name] = info
-            else:
-                self.fault(
-                    "unknown_type", f"there is no node type {spec.type!r}.", name, hint=self.registry.hint(spec.type)
-                )
-        return infos
+        nodes = workflow.nodes
+        found = {kind: self.registry.find(kind) for kind in {spec[0] for spec in nodes.values()}}
+        if None in found.values():
+            for name, spec in nodes.items():
+                if found[spec.type] is None:
+                    hint = self.registry.hint(spec.type)
+                    self.fault("unknown_type", f"there is no node type {spec.type!r}.", name, hint=hint)
+        return {name: info for name, spec in nodes.items() if (info := found[spec[0]])}
+
+    def _tasks(
+        self, workflow: Workflow, infos: Mapping[str, NodeInfo], order: Iterable[str]
+    ) -> tuple[list[Task], dict[str, int]]:
+        """Tasks in this order, and where each node's is."""
+        nodes, tasks, index = workflow.nodes, [], {}
+        for name in order:
+            tasks.append(self.task(name, infos[name], nodes[name][1], index, tasks))
+            index[name] = len(index)
+        return tasks, index
 
     def _order(self, workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
         """Topological order by counting (Kahn 1962); what is left over stands in or behind a cycle."""
@@ -158,9 +172,12 @@ class Builder:
                     told += way[2]
                     direct = direct and way[3]
             elif kind is list and any(type(item) is Link for item in value):
-                lists.append((key, self._list_items(name, target, value)))
-                told += self._slots(name, target, value, index, tasks, wires)
+                items, links = self._slots(name, target, value, index, tasks, wires)
+                lists.append((key, items))
+                told += links
                 direct = False
+            elif kind is target.exact:
+                literals[key] = value
             else:
                 self._literal(name, target, value, literals)
         if found < len(inputs):
@@ -208,52 +225,61 @@ class Builder:
             message = f"wants {target.port.label}, which must be linked, got {value!r:.60}."
             self.fault("not_a_literal", message, name, target.name)
 
-    def _list_items(self, name: str, target: Input, value: list[Any]) -> list[Any]:
-        """A list written with links in it: literals stay in place, links are filled in when it runs.
-
-        Till then `...` stands for them, which no literal is, so that the key tells where the links are.
-        """
-        if not target.port.many:
-            self.fault("wrong_value", f"wants {target.port.label}, got a list.", name, target.name)
-        if target.validate is None and not all(isinstance(item, Link) for item in value):
-            self.fault("wrong_value", f"wants {target.port.label}: every item must be a link.", name, target.name)
-        if target.validate and target.port.many:
-            for slot, item in enumerate(value):
-                if not isinstance(item, Link):
-                    try:
-                        target.validate([item])
-                    except ValidationError as error:
-                        self.fault("wrong_value", f"item {slot + 1}: {_told(item, error)}", name, target.name)
-        return [... if type(item) is Link else item for item in value]
-
     def _slots(
         self,
         name: str,
         target: Input,
-        items: list[Any],
+        value: list[Any],
         index: Mapping[str, int],
         tasks: list[Task],
         wires: list[Wire],
-    ) -> bytes:
-        """The links of a list that is written with links in it; returns how they are told in the key.
+    ) -> tuple[list[Any], bytes]:
+        """A list written with links in it: its literals in place, and how its links are told in the key.
 
-        Their slots need not be told: see `_list_items`.
+        Links are filled in when it runs; till then `...` stands for them, which no literal is, so that the key tells
+        where they are.
         """
-        told = []
-        for slot, link in enumerate(items):
+        key = target.name
+        if not target.port.many:
+            self.fault("wrong_value", f"wants {target.port.label}, got a list.", name, key)
+        items: list[Any] = []
+        told: list[bytes] = []
+        way, alike, port = None, None, ""  # those of the last link: most lists are of links that are alike
+        for slot, link in enumerate(value):
             if type(link) is not Link:
+                items.append(link)
+                if target.port.many:
+                    self._item(name, target, slot, link)
                 continue
+            items.append(...)
             position = index.get(link[0])
             if position is None:
                 told.append(self._given(target, link, slot, wires))
-            elif way := self._way(name, target, link, tasks[position], False):
-                wires.append(_wire(Wire, (target.name, position, link[1], way[0], slot, way[1])))
+                continue
+            source = tasks[position]
+            if alike is None or source.info is not alike.info or source.mapped is not alike.mapped or port != link[1]:
+                way, alike, port = self._way(name, target, link, source, False), source, link[1]
+            if way:
+                wires.append(_wire(Wire, (key, position, link[1], way[0], slot, way[1])))
                 told.append(way[2])
-        return b"".join(told)
+        return items, b"".join(told)
+
+    def _item(self, name: str, target: Input, slot: int, item: Any) -> None:
+        """Check a literal among the items of a list."""
+        if target.validate is None:
+            message = f"item {slot + 1}: wants {Port(target.port.type).label}, which must be linked, got {item!r:.60}."
+            self.fault("wrong_value", message, name, target.name)
+            return
+        try:
+            target.validate([item])
+        except ValidationError as error:
+            self.fault("wrong_value", f"item {slot + 1}: {_told(item, error)}", name, target.name)
 
     def _given(self, target: Input, link: Link, slot: int | None, wires: list[Wire]) -> bytes:
         """The wire of a link to a given value; a link to nothing was told by `_order`, or is part of a cycle."""
         if not self._is_given(link):
+            if not self._ordered:
+                raise _OutOfOrder
             return b""
         how = self._how(self.given[link.node].port, False, target.port, slot is None)
         wires.append(Wire(target.name, -1, link.node, how or Feed.PLAIN, slot, False))
@@ -261,7 +287,7 @@ class Builder:
 
     def _way(self, name: str, target: Input, link: Link, source: Task, whole: bool) -> Way | None:
         """How a link feeds an input, or an item of its list; None, and a problem, when it cannot."""
-        place = (id(source.info), link[1], id(target), source.mapped, whole)
+        place = (source.info, link[1], target, source.mapped, whole)
         way = self._ways.get(place)
         if way is None:
             way = self._new_way(name, target, link, source, whole)
@@ -313,27 +339,12 @@ class Builder:
             self.fault("no_port", f"{link.node} has no {kind} {link.port!r}.", None, where, hint)
 
 
-def _as_written(workflow: Workflow, infos: Mapping[str, NodeInfo]) -> list[str]:
-    """The order in which the nodes are written, when none reads what comes later, as it mostly is; else nothing."""
-    before: set[str] = set()
-    for name, (_, inputs) in workflow.nodes.items():
-        for value in inputs.values():
-            kind = type(value)
-            if kind is Link:
-                if value[0] not in before:
-                    return []
-            elif kind is list and any(type(link) is Link and link[0] not in before for link in value):
-                return []
-        before.add(name)
-    return list(infos) if len(infos) == len(before) else []
-
-
 def _static(info: NodeInfo, literals: dict[str, Any], lists: tuple[tuple[str, list[Any]], ...]) -> bytes:
     """Literals as bytes.  `repr` tells 1 from 1.0, "1" and True."""
     if info.outside_key:
         literals = {key: value for key, value in literals.items() if key not in info.outside_key}
         lists = tuple(entry for entry in lists if entry[0] not in info.outside_key)
-    return f"{literals!r}{lists!r}".encode()
+    return f"{literals!r}{lists!r}".encode() if lists else repr(literals).encode()
 
 
 def _told(value: Any, error: ValidationError) -> str:

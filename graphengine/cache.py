@@ -5,7 +5,7 @@ one is told to compute it and the others wait for it.  Values are shared between
 are frozen; a node that is found to have changed one has it thrown out with `forget`.
 
 Glossary
-    entry     a node's outputs by port, with their size
+    entry     a node's outputs by port
     flight    a key that a run is computing now; None until somebody waits for it, then an Event
     worth     an output goes to disk when computing it took `DISK_SECONDS`, needed a device, or records an effect
 """
@@ -34,18 +34,18 @@ class Cache:
     def __init__(self, memory_budget: int, disk: DiskStore | None = None):
         self.memory_budget, self.disk = memory_budget, disk
         self.memory_bytes = 0
-        self._entries: OrderedDict[bytes, tuple[Outputs, int]] = OrderedDict()
+        self._entries: OrderedDict[bytes, Outputs] = OrderedDict()
         self._flights: dict[bytes, threading.Event | None] = {}
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> Outputs | None:
         """Outputs of a key, or None."""
-        entry = self._entries.get(key)
-        if entry:
+        outputs = self._entries.get(key)
+        if outputs is not None:
             with self._lock:
                 if key in self._entries:
                     self._entries.move_to_end(key)
-            return entry[0]
+            return outputs
         if self.disk and self.disk.has(key):
             outputs = self.disk.read(key)
             if outputs is not None:
@@ -67,22 +67,27 @@ class Cache:
         while True:
             with self._lock:
                 if key not in self._flights:
-                    entry = self._entries.get(key)
-                    if entry:
-                        return entry[0]
-                    self._flights[key] = None
-                    return None
+                    outputs = self._entries.get(key)
+                    if outputs is None:
+                        self._flights[key] = None
+                    return outputs
                 landed = self._flights[key] = self._flights[key] or threading.Event()
             while not landed.wait(WAIT_SECONDS):
                 check()
 
-    def settle(self, key: bytes, outputs: Outputs | None = None) -> None:
-        """End a flight: with its outputs, or without when it failed; then one of those who wait takes over."""
-        size = 0 if outputs is None else _size(outputs)
+    def settle(self, key: bytes, outputs: Outputs) -> None:
+        """End a flight with its outputs."""
+        size = _size(outputs)
         with self._lock:
             landed = self._flights.pop(key, None)
-            if outputs is not None:
-                self._insert(key, outputs, size)
+            self._insert(key, outputs, size)
+        if landed:
+            landed.set()
+
+    def give_back(self, key: bytes) -> None:
+        """End a flight that failed: one of those who wait takes over."""
+        with self._lock:
+            landed = self._flights.pop(key, None)
         if landed:
             landed.set()
 
@@ -94,9 +99,9 @@ class Cache:
         """Drop entries from memory: what they hold can no longer be trusted."""
         with self._lock:
             for key in keys:
-                entry = self._entries.pop(key, None)
-                if entry:
-                    self.memory_bytes -= entry[1]
+                outputs = self._entries.pop(key, None)
+                if outputs is not None:
+                    self.memory_bytes -= _size(outputs)
 
     def forget_all(self) -> None:
         """Drop everything from memory; the disk tier, whose entries are checked when they are read, stays."""
@@ -110,14 +115,17 @@ class Cache:
             self._insert(key, outputs, size)
 
     def _insert(self, key: bytes, outputs: Outputs, size: int) -> None:
-        old = self._entries.get(key)
-        if old:
-            self.memory_bytes -= old[1]
-        self._entries[key] = (outputs, size)
-        self.memory_bytes += size
+        entries = self._entries
+        if key in entries:
+            size -= _size(entries[key])
+        entries[key] = outputs
+        self.memory_bytes = held = self.memory_bytes + size
+        if held > self.memory_budget:
+            self._shrink()
+
+    def _shrink(self) -> None:
         while self.memory_bytes > self.memory_budget and len(self._entries) > 1:
-            _, (_, freed) = self._entries.popitem(last=False)
-            self.memory_bytes -= freed
+            self.memory_bytes -= _size(self._entries.popitem(last=False)[1])
 
 
 def _size(outputs: Outputs) -> int:

@@ -62,7 +62,7 @@ class Run:
         self.effects: dict[str, dict[str, Any]] = {}
         self.recipe: Callable[[], dict[str, Any]] = dict
         self._callbacks: list[Callable[[Run], None]] = []
-        self.journal.add(events.Queued, {"workflow": workflow.name})
+        self.journal.add(events.Queued, workflow.name)
 
     def events(self, after: int = -1, timeout: float | None = None) -> Iterator[events.Event]:
         """Events numbered above `after`, from the first on, until the run has ended."""
@@ -97,10 +97,10 @@ class Run:
                 return
         callback(self)
 
-    def _end(self, status: Status, model: type[events.Event], **fields: Any) -> None:
+    def _end(self, status: Status, model: type[events.Event], *values: Any) -> None:
         with self._ending:
             self.status = status
-            self.journal.end(model, fields)
+            self.journal.end(model, *values)
         for callback in self._callbacks:
             callback(self)
 
@@ -184,13 +184,13 @@ class Engine:
             }
             tasks = graph.tasks
             run.effects = {tasks[p].id: v for p, v in values.items() if tasks[p].info.facts.effect}
-            run._end("finished", events.RunFinished, seconds=time.perf_counter() - started)
+            run._end("finished", events.RunFinished, time.perf_counter() - started)
         except Cancelled as error:
             run._error = error
             run._end("cancelled", events.RunCancelled)
         except BaseException as error:
             run._error = error
-            run._end("failed", events.RunFailed, problems=[p.document() for p in problems_of(error)])
+            run._end("failed", events.RunFailed, [p.document() for p in problems_of(error)])
         finally:
             self._runs.discard(run)
 

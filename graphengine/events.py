@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -114,26 +115,26 @@ def parse_event(line: str) -> Event:
 class Journal:
     """The events of one run, in order: appended by one thread, read by any number.
 
-    Glossary: `_entries` are tuples (model, seconds since the epoch, fields); `_ended` is set with the last event.
+    Glossary: `_entries` are tuples (model, seconds since the epoch, values); `_ended` is set with the last event.
     """
 
     def __init__(self, run: str):
         self.run = run
-        self._entries: list[tuple[type[Event], float, dict[str, Any]]] = []
+        self._entries: list[tuple[Any, ...]] = []
         self._waiting = 0
         self._changed = threading.Condition()
         self._ended = False
 
-    def add(self, model: type[Event], fields: dict[str, Any]) -> None:
-        """Append one event.  Wakes listeners only when there are any."""
-        self._entries.append((model, time.time(), fields))
+    def add(self, model: type[Event], *values: Any) -> None:
+        """Append one event: the values of its own fields, in their order.  Wakes listeners only when there are any."""
+        self._entries.append((model, time.time(), *values))
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
 
-    def end(self, model: type[Event], fields: dict[str, Any]) -> None:
+    def end(self, model: type[Event], *values: Any) -> None:
         """Append the last event: nothing is added after it."""
-        self._entries.append((model, time.time(), fields))
+        self._entries.append((model, time.time(), *values))
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -151,8 +152,8 @@ class Journal:
             return self._changed.wait_for(lambda: self._ended, timeout)
 
     def entries(self, start: int) -> list[tuple[type[Event], float, dict[str, Any]]]:
-        """What has been added from number `start` on, as it was added: kind, seconds since the epoch, fields."""
-        return self._entries[start:]
+        """What has been added from number `start` on: kind, seconds since the epoch, the kind's own fields."""
+        return [_with_names(*entry) for entry in self._entries[start:]]
 
     def read(self, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """Events with a number above `after`, waiting for new ones until the run has ended.
@@ -162,7 +163,7 @@ class Journal:
         position = after + 1
         while True:
             while position < len(self._entries):
-                model, moment, fields = self._entries[position]
+                model, moment, fields = _with_names(*self._entries[position])
                 yield model(run=self.run, seq=position, time=moment, **fields)
                 position += 1
             if self._ended and position >= len(self._entries):
@@ -177,3 +178,12 @@ class Journal:
                     self._waiting -= 1
             if not fresh:
                 return
+
+
+@cache
+def _names(model: type[Event]) -> tuple[str, ...]:
+    return tuple(name for name in model.__annotations__ if name != "event")
+
+
+def _with_names(model: type[Event], moment: float, *values: Any) -> tuple[type[Event], float, dict[str, Any]]:
+    return model, moment, dict(zip(_names(model), values, strict=True))

@@ -29,6 +29,8 @@ from graphengine.ports import Feed, Lazy, Pending, Port
 from graphengine.runner import Runner
 from graphengine.workflow import Link, NodeSpec, Workflow
 
+MAP, WRAP = Feed.MAP, Feed.WRAP
+
 
 class Execution:
     """One run being executed.  `execute` returns the values of the plan's wanted positions."""
@@ -37,6 +39,7 @@ class Execution:
         self.tools, self.cache, self.journal, self.runner = tools, cache, journal, runner
         self._frames: list[Frame] = []
         self._claimed: set[bytes] = set()
+        self._check = runner.check
 
     def execute(self, plan: Plan) -> dict[int, Outputs]:
         """Compute what is wanted.  Raises NodeError, or Cancelled; claims are given back in any case."""
@@ -46,25 +49,25 @@ class Execution:
         try:
             while self._frames:
                 frame = self._frames[-1]
-                if frame.jobs:
+                if frame.jobs or frame.work:
                     if cancelled():
                         raise Cancelled
-                    self._do(frame, frame.jobs.pop())
+                    self._do(frame, frame.jobs.pop() if frame.jobs else (frame.work.pop(), PLAIN))
                 else:
                     self._frames.pop()
                     self._deliver(frame)
         finally:
             if self.cache:
                 for key in self._claimed:
-                    self.cache.settle(key)
-        return {position: root.values[position] for position in plan.wanted}
+                    self.cache.give_back(key)
+        return {position: root.outputs(position) for position in plan.wanted}
 
     def _frame(self, plan: Plan, prefix: str) -> Frame:
         tasks = plan.graph.tasks
         hits = [prefix + tasks[position].id for position in plan.hits]
         work = [prefix + tasks[position].id for position in plan.work]
-        self.journal.add(events.Planned, {"hits": hits, "work": work})
-        return Frame(plan, [(p, PLAIN) for p in reversed(plan.work)], dict(plan.hits), prefix)
+        self.journal.add(events.Planned, hits, work)
+        return Frame(plan, prefix)
 
     # One job
 
@@ -81,7 +84,7 @@ class Execution:
         facts = task.info.facts
         if self.cache and facts.cached:
             if item == PLAIN and not facts.effect:
-                found = self.cache.claim(key, self.runner.check)
+                found = self.cache.claim(key, self._check)
             else:
                 found = self._claim(self.cache, key, task, item)
             if found is None:
@@ -91,11 +94,11 @@ class Execution:
                 return
         name = frame.prefix + task.id
         if item == PLAIN:
-            self.journal.add(events.NodeStarted, {"node": name})
+            self.journal.add(events.NodeStarted, name)
         if task.direct:
             inputs, values = task.literals.copy(), frame.values
             for port, source, output, _, _, _ in task.wires:
-                inputs[port] = values[source][output]
+                inputs[port] = values[source][output]  # pyright: ignore[reportOptionalSubscript] - it waits for readers
         else:
             inputs = self._inputs(frame, task, item)
         try:
@@ -111,10 +114,10 @@ class Execution:
 
     def _claim(self, cache: Cache, key: bytes, task: Task, item: int) -> Outputs | None:
         """Outputs that are there after all (another run was quicker, or an item was known); None: it is ours to make."""
-        found = cache.claim(key, self.runner.check)
+        found = cache.claim(key, self._check)
         while found is not None and task.info.facts.effect and not stands(task, found):
             cache.forget([key])
-            found = cache.claim(key, self.runner.check)
+            found = cache.claim(key, self._check)
         if found is None and item != PLAIN:  # the plan has asked the disk about whole nodes only
             self._claimed.add(key)
             found = cache.get(key)
@@ -127,14 +130,14 @@ class Execution:
     def _release(self, key: bytes) -> None:
         if key in self._claimed and self.cache:
             self._claimed.discard(key)
-            self.cache.settle(key)
+            self.cache.give_back(key)
 
     # Inputs
 
     def _value(self, frame: Frame, wire: Wire) -> Any:
         if wire.source < 0:
             return frame.plan.graph.given[wire.port].value
-        return frame.values[wire.source][wire.port]
+        return frame.outputs(wire.source)[wire.port]
 
     def _inputs(self, frame: Frame, task: Task, item: int) -> dict[str, Any]:
         inputs = dict(task.literals)
@@ -142,14 +145,17 @@ class Execution:
             inputs[name] = list(items)
         values = frame.values
         for wire in task.wires:
-            name, source, port, feed, slot, lazy = wire
-            if lazy and source >= 0 and source not in values:
+            name, source, port, feed, slot, _ = wire
+            if source < 0:
+                value = self._value(frame, wire)
+            elif (outputs := values[source]) is None:  # so it is lazy
                 inputs[name] = Lazy(name)
                 continue
-            value = values[source][port] if source >= 0 else self._value(frame, wire)
-            if feed is Feed.MAP:
+            else:
+                value = outputs[port]
+            if feed is MAP:
                 value = value[item]
-            elif feed is Feed.WRAP:
+            elif feed is WRAP:
                 value = [value]
             if slot is None:
                 inputs[name] = value
@@ -163,20 +169,18 @@ class Execution:
     def _fetch(self, frame: Frame, job: Job, task: Task, name: str) -> None:
         """A lazy input is wanted: compute what it depends on, then run the node again."""
         sources = [wire.source for wire in task.wires if wire.input == name]
-        known = set(frame.values)
-        work = frame.plan.pull(sources, self.cache)
-        for position, outputs in frame.plan.hits.items():
-            if position not in known:
-                frame.values[position] = outputs
+        work, hits = frame.plan.pull(sources, self.cache)
+        for position in hits:
+            frame.values[position] = frame.plan.hits[position]
         frame.jobs.append(job)
-        frame.jobs += [(position, PLAIN) for position in reversed(work) if position not in known]
+        frame.jobs += [(position, PLAIN) for position in reversed(work) if frame.values[position] is None]
 
     # Mapping
 
     def _spread(self, frame: Frame, position: int, task: Task) -> None:
-        lists = {w.input: len(self._value(frame, w)) for w in task.wires if w.feed is Feed.MAP}
+        lists = {w.input: len(self._value(frame, w)) for w in task.wires if w.feed is MAP}
         name = frame.prefix + task.id
-        self.journal.add(events.NodeStarted, {"node": name})
+        self.journal.add(events.NodeStarted, name)
         if len(set(lists.values())) > 1:
             told = ", ".join(f"{key} has {count}" for key, count in lists.items())
             message = f"the lists that it runs over differ in length: {told}."
@@ -201,7 +205,7 @@ class Execution:
             base = frame.plan.graph.given[wire.port].key
         else:
             base = frame.keys[wire.source]
-        if wire.feed is not Feed.MAP:
+        if wire.feed is not MAP:
             return base
         value = self._value(frame, wire)[item]
         if isinstance(value, int | float | str | bool):
@@ -213,7 +217,7 @@ class Execution:
         """Keys of the single runs whose results make up a list; None when they are not what its items are."""
         if wire.source < 0 or frame.tasks[wire.source].info.outputs[wire.port].many:
             return None
-        return [bytes.fromhex(key) for key in frame.values[wire.source].get(ITEMS, ())]
+        return [bytes.fromhex(key) for key in frame.outputs(wire.source).get(ITEMS, ())]
 
     def _gather(self, frame: Frame, position: int, task: Task) -> None:
         spread = frame.spreads[position]
@@ -229,7 +233,7 @@ class Execution:
             if seconds >= DISK_SECONDS or task.info.durable:
                 self._record(frame, position, task, outputs, (key, seconds))
         self._settle(frame, position, task, outputs)
-        self.journal.add(events.NodeFinished, {"node": frame.prefix + task.id, "seconds": seconds})
+        self.journal.add(events.NodeFinished, frame.prefix + task.id, seconds)
 
     # Results
 
@@ -245,7 +249,7 @@ class Execution:
             self._keep(frame, job, task, outputs, key)
             return
         self._settle(frame, job[0], task, outputs)
-        self.journal.add(events.NodeFinished, {"node": name, "seconds": seconds})
+        self.journal.add(events.NodeFinished, name, seconds)
 
     def _record(self, frame: Frame, position: int, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
         """To disk with it, when it was worth computing only once, and note what its key was made of."""
@@ -266,8 +270,7 @@ class Execution:
         spread = frame.spreads[position]
         spread.results.append(outputs)
         spread.keys.append(key)
-        fields = {"done": item + 1, "total": spread.count, "preview": None}
-        self.journal.add(events.NodeProgress, {"node": frame.prefix + task.id, **fields})
+        self.journal.add(events.NodeProgress, frame.prefix + task.id, item + 1, spread.count, None)
 
     def _settle(self, frame: Frame, position: int, task: Task, outputs: Outputs) -> None:
         """Keep a node's outputs as long as somebody will read them, and let go of what it read last."""
@@ -277,7 +280,7 @@ class Execution:
             source = wire[1]
             left = readers[source] = readers[source] - 1
             if left <= 0 and source not in wanted:
-                values.pop(source, None)
+                values[source] = None
 
     # Expansion
 
@@ -326,9 +329,9 @@ class Execution:
             return
         above, job, claim = frame.parent
         task, name = above.tasks[job[0]], claim[2]
-        outputs = {n: frame.values[p][port] for n, (p, port) in frame.plan.graph.outputs.items()}
+        outputs = {n: frame.outputs(p)[port] for n, (p, port) in frame.plan.graph.outputs.items()}
         try:
-            checked = task.info.type.Outputs(**{n: outputs[n] for n in task.info.outputs})
+            checked = task.info.gives(**{n: outputs[n] for n in task.info.outputs})
         except ValidationError as error:
             raise self.runner.fail(name, wrong_input(name, error), error) from error
         self._finish(above, job, task, dict(checked.__dict__), claim)

@@ -1,8 +1,9 @@
 """The state of a run while it is executed: frames, jobs, and what all runs of an engine share.
 
 Glossary
-    frame    a graph being walked: its plan, its jobs (last first), its values by position
+    frame    a graph being walked: its plan, what is to be done (last first), its values by position
     job      (position, item): item PLAIN for an ordinary node, GATHER for the end of a mapped one, else its number
+    work     positions whose jobs are PLAIN; jobs go before them
     spread   a mapped node on its way: how many items, and what has been gathered
 """
 
@@ -48,15 +49,24 @@ class Frame:
     """A graph being walked."""
 
     plan: Plan
-    jobs: list[Job]
-    values: dict[int, Outputs]
     prefix: str = ""
     parent: tuple[Frame, Job, Claim] | None = None
+    jobs: list[Job] = field(default_factory=list)
     spreads: dict[int, Spread] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tasks, self.keys = self.plan.graph.tasks, self.plan.keys.keys
         self.readers, self.wanted = self.plan.readers, self.plan.wanted
+        self.work = self.plan.work[::-1]
+        self.values: list[Outputs | None] = [None] * len(self.readers)
+        for position, outputs in self.plan.hits.items():
+            self.values[position] = outputs
+
+    def outputs(self, position: int) -> Outputs:
+        """What a task gave; it must still be kept."""
+        outputs = self.values[position]
+        assert outputs is not None
+        return outputs
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class Facts:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input:
     """One input port, read: type, default, ranges, and the validator for values written in a workflow."""
 
@@ -182,6 +182,8 @@ class Input:
     field: FieldInfo
     validate: Callable[[Any], Any] | None
     """Checks a value written in a workflow, strictly; None when the port can only be linked."""
+    exact: type | None
+    """Values of this very type need no validation: there is no range to keep."""
     in_key: bool
     required: bool
 
@@ -219,7 +221,7 @@ class Input:
         return self.field.description or ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NodeInfo:
     """Everything the engine knows of a node type."""
 
@@ -227,6 +229,7 @@ class NodeInfo:
     type: type[Node]
     facts: Facts
     inputs: dict[str, Input]
+    gives: type[Ports]
     outputs: dict[str, Port]
     summary: str
     plugin: str
@@ -261,6 +264,7 @@ def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") ->
         type=node,
         facts=node.facts,
         inputs=inputs,
+        gives=node.Outputs,
         outputs={key: Port.of(info.annotation) for key, info in node.Outputs.model_fields.items()},
         summary=inspect.cleandoc(node.__doc__ or "").split("\n\n")[0].replace("\n", " "),
         plugin=plugin,
@@ -286,7 +290,8 @@ def _input(name: str, info: FieldInfo) -> Input:
             annotated = Annotated[annotated, constraint]
         adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))
         validate = adapter.validator.validate_python
-    return Input(name, port, info, validate, in_key, info.is_required())
+    exact = info.annotation if info.annotation in (int, str, bool) and not info.metadata else None
+    return Input(name, port, info, validate, exact, in_key, info.is_required())
 
 
 __all__ = ["Context", "Facts", "Input", "Lazy", "Node", "NodeInfo", "Ports", "describe"]

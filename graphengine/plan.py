@@ -39,25 +39,30 @@ class Plan:
         plan = cls(graph, keys, frozenset(targets), readers=[0] * (len(graph.tasks) + 1))
         if cache and cache.disk:
             cache.disk.refresh()
-        plan.work = plan.pull(plan.wanted, cache)
+        plan.work, _ = plan.pull(plan.wanted, cache)
         return plan
 
-    def pull(self, positions: Iterable[int], cache: Cache | None) -> list[int]:
-        """Make these positions part of the plan; returns the work that this adds, in topological order."""
+    def pull(self, positions: Iterable[int], cache: Cache | None) -> tuple[list[int], list[int]]:
+        """Make these positions part of the plan: returns what is to be computed for them, in topological order, and
+        which hits they need.
+        """
         tasks, keys, hits, readers = self.graph.tasks, self.keys.keys, self.hits, self.readers
         get = cache.get if cache else None
         pending = list(positions)
         seen = set(pending)
         added: list[int] = []
+        met: list[int] = []
         while pending:
             position = pending.pop()
             if position in hits:
+                met.append(position)
                 continue
             task = tasks[position]
             facts = task.info.facts
             found = get(keys[position]) if get and facts.cached else None
             if found is not None and (not facts.effect or (not task.mapped and stands(task, found))):
                 hits[position] = found
+                met.append(position)
                 continue
             added.append(position)
             for _, source, _, _, _, lazy in task.wires:
@@ -66,7 +71,7 @@ class Plan:
                     seen.add(source)
                     pending.append(source)
         added.sort()
-        return added
+        return added, met
 
 
 def stands(task: Task, outputs: dict[str, Any]) -> bool:

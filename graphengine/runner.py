@@ -82,14 +82,14 @@ class Runner:
             logger.debug("node %s failed", name, exc_info=True)
             message = f"{info.name} failed: {sentence(error)}"
             raise self.fail(name, Problem("node_failed", message, name), error) from error
-        if type(result) is not info.type.Outputs and not isinstance(result, (info.type.Outputs, Workflow)):
+        if type(result) is not info.gives and not isinstance(result, (info.gives, Workflow)):
             message = f"{info.name} must return its Outputs, got {type(result).__name__}."
             raise self.fail(name, Problem("wrong_output", message, name, hint="return self.Outputs(...)"), None)
         return result
 
     def fail(self, name: str, problem: Problem, error: BaseException | None) -> NodeError:
         """The error of a node, once it is told to who listens."""
-        self._journal.add(events.NodeFailed, {"node": name, "problem": problem.document()})
+        self._journal.add(events.NodeFailed, name, problem.document())
         return NodeError(problem)
 
     def check(self) -> None:
@@ -163,12 +163,12 @@ class Runner:
 
     def _note(self, node: str, text: str) -> None:
         self._notes.setdefault(node, []).append(text)
-        self._journal.add(events.NodeNote, {"node": node, "note": text})
+        self._journal.add(events.NodeNote, node, text)
 
     def _report(self, node: str, done: int, total: int, preview: Preview) -> None:
         number, count = self.item
-        fields = {"done": number * total + done, "total": count * total}
-        self._journal.add(events.NodeProgress, {"node": node, **fields, "preview": self._picture(preview)})
+        at = number * total + done
+        self._journal.add(events.NodeProgress, node, at, count * total, self._picture(preview))
 
     def _picture(self, preview: Preview) -> Image | None:
         """A preview that has to be made is made when somebody looks, and at most every so often."""

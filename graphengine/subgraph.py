@@ -19,7 +19,7 @@ PREFIX = "workflow."
 
 def flatten(workflow: Workflow, find: Callable[[str], Workflow | None]) -> tuple[Workflow, list[Problem]]:
     """The workflow without subgraphs, and what is wrong with those that could not be replaced."""
-    if not any(spec.type.startswith(PREFIX) for spec in workflow.nodes.values()):
+    if not any(kind.startswith(PREFIX) for kind in {spec[0] for spec in workflow.nodes.values()}):
         return workflow, []
     problems: list[Problem] = []
     nodes: dict[str, NodeSpec] = {}

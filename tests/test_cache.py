@@ -158,7 +158,7 @@ def test_a_key_is_computed_by_one_and_awaited_by_the_others():
 def test_when_a_computation_fails_another_takes_over():
     cache = Cache(10**6)
     assert cache.claim(b"k", lambda: None) is None
-    cache.settle(b"k")
+    cache.give_back(b"k")
     assert cache.claim(b"k", lambda: None) is None
 
 
