@@ -18,7 +18,7 @@ from typing import Any
 
 from graphengine.errors import GraphEngineError
 from graphengine.graph import Graph, Task
-from graphengine.machine import device_memory, resident_memory, total_memory
+from graphengine.machine import WEIGHTS_SHARE, device_memory, resident_memory, total_memory
 from graphengine.models.assets import existing
 from graphengine.models.estimate import Part, Size, patched_weights
 from graphengine.node import Context, Services
@@ -30,8 +30,6 @@ MIB = 2**20
 RUNTIME = {"cpu": 475 * MIB, "cuda": 600 * MIB}
 """The process with its libraries, before any weights; on a device, what its context takes there."""
 UNKNOWN = Size(1, 512, 512)
-SHARE = 0.8
-"""Of a device's memory, for weights, when no budget is set; see `models.memory`."""
 PICTURES = (Image, Mask, Latent)
 
 
@@ -317,7 +315,7 @@ def forecast(graph: Graph, settings: Settings, work: Iterable[int] | None = None
     if free is not None and device == "cpu":
         free += resident_memory()  # what this process holds is that of the run, or goes when it ends
     whole = total if total is not None else (total_memory() if device == "cpu" else None)
-    budget = settings.model_budget or (int(whole * SHARE) if whole is not None else None)
+    budget = settings.model_budget or (int(whole * WEIGHTS_SHARE) if whole is not None else None)
     walk, wanted = _Walk(settings, budget), None if work is None else set(work)
     for position, task in enumerate(graph.tasks):
         inputs = walk.take(task, position)

@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+WEIGHTS_SHARE = 0.8
+"""Of a device's memory, for weights, where no budget is set."""
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 GROUP = Path("/sys/fs/cgroup")
 NVML = "libnvidia-ml.so.1"

@@ -15,7 +15,11 @@ from typing import Any
 from platformdirs import user_cache_path, user_data_path
 from pydantic import BaseModel, ConfigDict, Field
 
+from graphengine.machine import WEIGHTS_SHARE, total_memory
+
 GIB = 2**30
+NARROW_SHARE = 0.3
+"""Of the memory for weights: a denoiser that would take more on a CPU is kept narrow."""
 
 
 def _data(name: str) -> Path:
@@ -49,7 +53,10 @@ class Settings(BaseModel):
     offload: str = Field(
         default="auto",
         pattern="^(auto|always|never)$",
-        description="whether weights stay on the host and go to the device block by block; auto is when they do not fit",
+        description=(
+            "whether weights stay on the host and go to the device block by block; auto is when they do not fit. "
+            "On a CPU, never also means that large models are not kept in half precision"
+        ),
     )
     autoencoder_limit: int = Field(
         default=0,
@@ -98,6 +105,15 @@ class Settings(BaseModel):
         if self.dtype != "auto":
             return self.dtype
         return "bfloat16" if self.resolved_device().startswith("cuda") else "float32"
+
+    def keeps_narrow(self, numbers: int) -> bool:
+        """Whether a denoiser of so many numbers keeps its large matrices in half precision, where its file has them so.
+
+        They do on a CPU when they would take much of the memory for weights; see `models.narrow`.
+        """
+        if self.offload == "never" or (self.resolved_device(), self.resolved_dtype()) != ("cpu", "float32"):
+            return False
+        return 4 * numbers > NARROW_SHARE * (self.model_budget or WEIGHTS_SHARE * total_memory())
 
     def numerics(self) -> dict[str, str]:
         """The settings that change the bits of a result: part of every device node's cache key."""

@@ -15,7 +15,7 @@ from graphengine.models import activations, alone, control_files
 from graphengine.models.activations import DEVICE, HOST_AUTOENCODER, HOST_DENOISER, Kernels
 from graphengine.models.checkpoint import source_of
 from graphengine.models.source import Source
-from graphengine.models.weights import WIDTHS, TensorInfo, read_header
+from graphengine.models.weights import WIDTHS, TensorInfo, read_header, stays_narrow
 from graphengine.settings import Settings
 from graphengine.values import VAE, ControlNet, Denoiser, Handle, Patch, TextEncoder
 
@@ -90,19 +90,27 @@ class Part:
         overflows = self.role == "vae" and dtype == "float16" and self.configs[0].get("force_upcast", True)
         return 4 if overflows else NUMBERS[dtype]
 
+    @cached_property
+    def _infos(self) -> list[TensorInfo]:
+        """What its files hold; those of a single file hold other parts as well."""
+        files = self._file.files if self.role == "control" else {f for p in self._parts for f in self._source.files(p)}
+        return [info for file in files for info in read_header(file).values()]
+
     @property
     def weights(self) -> int:
-        """Bytes of its weights as they are held."""
-        return self.numbers * self.width
+        """Bytes of its weights as they are held: at half their width where most of them stay narrow."""
+        wide = self.numbers * self.width
+        if self.role != "denoiser" or not self.settings.keeps_narrow(self.numbers):
+            return wide
+        narrow = sum(info.numbers for info in self._infos if stays_narrow(info.shape, info.dtype))
+        return wide - wide // 2 * narrow // max(1, sum(info.numbers for info in self._infos))
 
     @cached_property
     def pages(self) -> int:
         """Bytes of its files that lie in memory beside its weights while it is loaded: none where they are the weights."""
-        files = self._file.files if self.role == "control" else {f for p in self._parts for f in self._source.files(p)}
-        infos = [info for file in files for info in read_header(file).values()]
         wanted = FORMATS[self.settings.resolved_dtype()]
-        told = sum(info.numbers * WIDTHS[info.dtype] for info in infos if info.dtype != wanted)
-        return told * self.numbers // max(1, sum(info.numbers for info in infos))
+        told = sum(info.numbers * WIDTHS[info.dtype] for info in self._infos if info.dtype != wanted)
+        return told * self.numbers // max(1, sum(info.numbers for info in self._infos))
 
     def drawing(self, size: Size, branches: int, steering: Iterable[Part] = ()) -> int:
         """Bytes of one call of a denoiser: every picture goes through it `branches` times, at once."""

@@ -35,11 +35,13 @@ from graphengine.collector import uncollected
 from graphengine.easing import Easing
 from graphengine.errors import CheckpointError
 from graphengine.guiding import ClipVision, IPAdapter
-from graphengine.machine import free_memory, give_back
-from graphengine.models import alone, control_files, control_net, ip_adapter_reading, offload
+from graphengine.machine import WEIGHTS_SHARE, free_memory, give_back, total_memory
+from graphengine.models import alone, control_files, control_net, ip_adapter_reading, narrow, offload
 from graphengine.models.checkpoint import at, source_of
+from graphengine.models.estimate import Part
 from graphengine.models.family import DenoiserAdapter, TextAdapter, VAEAdapter
 from graphengine.models.later import imported_later
+from graphengine.models.narrow import NarrowSource
 from graphengine.models.variant import variant
 from graphengine.settings import Settings
 from graphengine.values import VAE, ControlNet, Denoiser, Handle, TextEncoder
@@ -53,8 +55,6 @@ ROLES = {"Denoiser": "denoiser", "Text": "text", "VAE": "vae"}
 HOST = " on the host"
 STREAMED = " by blocks"
 """What is put behind the name of a part that waits on the host, and of one that runs from there block by block."""
-SHARE = 0.8
-"""Of a device's memory, for weights, when no budget is set."""
 
 
 class ModelMemory:
@@ -210,11 +210,14 @@ class ModelMemory:
             path = Path(handle.folder)
             self._check(handle, path)
             source = alone.source_of(handle) if handle.alone else source_of(path)
+            stays_narrow = part == "Denoiser" and self._settings.keeps_narrow(source.numbers(ROLES[part]))
             if device == self.device:
-                self._make_room(source.numbers(ROLES[part]) * self.dtype.itemsize)
+                self._make_room(Part(handle, self._settings).weights)
             with _loading():
                 family = importlib.import_module(f"graphengine.models.families.{handle.family}")
-                made = getattr(family, part)(source, device, self.dtype)
+                made = getattr(family, part)(NarrowSource(source) if stays_narrow else source, device, self.dtype)
+            if stays_narrow:
+                narrow.widen_as_it_runs(made.network, self.dtype)
             self._check(handle, path)
             self._keep(place, made, _own_bytes(made) if device == self.device else 0)
         return self._parts[place]
@@ -284,8 +287,8 @@ def _loading() -> Iterator[None]:
 def _most_of(device: str) -> int:
     """Bytes that weights may take where nothing is said."""
     if device.startswith("cuda"):
-        return int(torch.cuda.get_device_properties(device).total_memory * SHARE)
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * SHARE)
+        return int(torch.cuda.get_device_properties(device).total_memory * WEIGHTS_SHARE)
+    return int(total_memory() * WEIGHTS_SHARE)
 
 
 def _own_bytes(adapter: Any, plain: Any = None) -> int:

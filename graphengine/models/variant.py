@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphengine.errors import CheckpointError
-from graphengine.models import anatomy, attention, ip_adapter, ldm, lora, perturbed, textual_inversion
+from graphengine.models import anatomy, attention, ip_adapter, ldm, lora, narrow, perturbed, textual_inversion
 from graphengine.models.network import twin
 from graphengine.values import Patch
 
@@ -105,7 +105,7 @@ def _add(module: Any, low: lora.Low, patch: Patch) -> None:
         )
     delta = low.difference(weight.device)
     changed = weight.float() + patch.values[0] * delta.reshape(weight.shape)
-    module.weight = nn.Parameter(changed.to(weight.dtype), requires_grad=False)
+    module.weight = nn.Parameter(changed.to(narrow.dtype_of(module)), requires_grad=False)
 
 
 def module_names(network: nn.Module) -> dict[str, str]:

@@ -8,6 +8,7 @@ weights are refused: opening one runs whatever its author wished.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ WIDTHS = {
     "BOOL": 1,
 }
 """Bytes of a number, by the format's name in a header."""
+NARROW_FROM = 2**20
+"""Numbers from which on a matrix of 16 bits each stays so in a denoiser that is kept narrow; see `models.narrow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class TensorInfo:
         for side in self.shape:
             count *= side
         return count
+
+
+def stays_narrow(shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether a tensor of a denoiser that is kept narrow stays as its file has it: large matrices of 16 bits do."""
+    return dtype in ("F16", "BF16") and len(shape) in (2, 4) and math.prod(shape) >= NARROW_FROM
 
 
 def refusal(path: Path) -> str:
