@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphengine.models import weights
+from graphengine.models.room import copied
 
 NARROW = (torch.float16, torch.bfloat16)
 
@@ -34,15 +35,15 @@ class NarrowSource:
     def tensors(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """Tensors of a part, in memory of their own: the file may change or go while the network is used."""
         found = self._source.tensors(part, None)
-        return {name: tensor.clone() if _stays(tensor) else _converted(tensor, dtype) for name, tensor in found.items()}
+        return copied(found, {name: _format(tensor, dtype) for name, tensor in found.items()})
 
 
 def _stays(tensor: Tensor) -> bool:
     return tensor.dtype in NARROW and tensor.ndim in (2, 4) and tensor.numel() >= weights.NARROW_FROM
 
 
-def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+def _format(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() and not _stays(tensor) else tensor.dtype
 
 
 def widen_as_it_runs(network: nn.Module, dtype: torch.dtype) -> None:

@@ -239,11 +239,14 @@ def load_tensors(files: list[Path], dtype: torch.dtype | None, prefix: str = "")
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no dict
                     if name.startswith(prefix):
-                        tensor = file.get_tensor(name)
-                        wanted = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-                        tensors[name[len(prefix) :]] = wanted
+                        tensors[name[len(prefix) :]] = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             if out_of_memory(error):
                 raise
             raise CheckpointError(f"{path.parent.name}/{path.name} is damaged: {error}") from error
-    return tensors
+    if dtype is None:
+        return tensors
+    from graphengine.models.room import copied
+
+    others = [n for n, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != dtype]
+    return copied(tensors, dict.fromkeys(others, dtype))
