@@ -32,5 +32,5 @@ FILES = {
     "steps": "SamplerSteps",
     "sweep": "Sweep SweepTable SweepCurves",
     "text": "Tokenize ComparePrompts",
-    "training": "DrawScenes TrainingPairs TrainDenoiser",
+    "training": "DrawScenes TrainingPairs TrainDenoiser DistillDenoiser",
 }

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphengine import Conditioning, Context, Denoiser, Field, Image, Latent, Node, Ports, Settings
-from graphengine.fingerprint import digest
+from graphengine.fingerprint import digest, file_digest
 from graphengine.models import checkpoint as checkpoints
 from graphengine.models.assets import inside
-from graphengine.values import Curve, VarianceSchedule
+from graphengine.values import Curve, Patch, VarianceSchedule
 
 
 class DrawScenes(Node, category="training"):
@@ -110,9 +110,12 @@ class TrainDenoiser(Node, category="training", lane="gpu", effect=True):
     def run(self, ctx: Context) -> Outputs:
         from graphengine.training.course import Course, train
 
-        self._check()
+        examples = _Examples(self.denoiser, self.latent, self.positive, self.negative)
+        examples.check()
+        if not Path(self.denoiser.folder, "model_index.json").is_file() or self.denoiser.patches:
+            raise ValueError("only plain checkpoints in the diffusers layout are trained; leave out patches.")
         course = Course(self.steps, self.batch, self.levels, self.rate, self.seed, self.fresh)
-        state = ctx.settings.cache_folder / "training" / self._digest(course)
+        state = ctx.settings.cache_folder / "training" / examples.digest(course)
         losses: list[float] = []
 
         def report(done: int, loss: float) -> None:
@@ -127,7 +130,82 @@ class TrainDenoiser(Node, category="training", lane="gpu", effect=True):
         made = checkpoints.at(folder, ctx.settings, self.name).handles()[0]
         return self.Outputs(denoiser=made, loss=_curve(stage.losses), folder=str(folder))
 
-    def _check(self) -> None:
+
+class DistillDenoiser(Node, category="training", lane="gpu", effect=True):
+    """Teach a LoRA to do in a few steps without guidance what the denoiser does in many with it, and write its file.
+
+    Progressive distillation (Salimans & Ho 2022) with guidance distilled in (Meng et al. 2023).  Sample with as many
+    steps as `student_steps`, guidance 1, sampler ddim or euler and schedule simple.  With `guidance` 0 there is no
+    teacher: the LoRA is trained by the plain loss, as a control.  A run that was stopped or killed goes on where it was.
+    """
+
+    denoiser: Denoiser = Field(description="the teacher, with whatever patches it has; it stays as it is")
+    latent: Latent = Field(description="the examples, as one batch")
+    positive: Conditioning = Field(description="the examples' prompts, as one batch (BatchPrompts), or one for all")
+    negative: Conditioning = Field(description="the teacher's negative prompt")
+    student_steps: int = Field(4, ge=1, le=64, description="steps that the student shall need")
+    substeps: int = Field(2, ge=1, le=64, description="steps of the teacher that one of them replaces")
+    guidance: float = Field(3.0, ge=0, le=30, description="the teacher's; 0 trains by the plain loss instead")
+    steps: int = Field(60, ge=1, le=1_000_000, description="updates of the weights")
+    batch: int = Field(4, ge=1, le=1024, description="examples for each of the student's steps")
+    rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    rank: int = Field(8, ge=1, le=256, description="of the differences: more can learn more")
+    seed: int = Field(0, ge=0, lt=2**63, description="of noise and the order of examples")
+    name: str = Field(
+        "student.safetensors", min_length=1, max_length=200, description="file of the LoRA in the output folder"
+    )
+
+    class Outputs(Ports):
+        denoiser: Denoiser
+        loss: Curve
+        file: str
+
+    @classmethod
+    def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+        inside(settings.output_folder, inputs.get("name", "student.safetensors"), "output")
+        return {"folder": str(settings.output_folder.resolve())}
+
+    @classmethod
+    def stands(cls, outputs: Any) -> bool:
+        return Path(outputs.file).is_file()
+
+    def run(self, ctx: Context) -> Outputs:
+        from graphengine.models.family import Prompts
+        from graphengine.training.distillation import Lesson, train
+        from graphengine.training.low_rank import write_lora
+
+        examples = _Examples(self.denoiser, self.latent, self.positive, self.negative)
+        examples.check()
+        sizes = (self.student_steps, self.substeps, self.guidance, self.rank)
+        lesson = Lesson(self.steps, self.batch, self.rate, self.seed, *sizes)
+        state = ctx.settings.cache_folder / "training" / examples.digest(lesson)
+        losses: list[float] = []
+
+        def report(done: int, loss: float) -> None:
+            losses.append(loss)
+            ctx.progress(done, self.steps, lambda: _plot(losses))
+
+        model = ctx.models.denoiser(self.denoiser)
+        draw = examples.drawing(model.device, empty=0.0 if self.guidance else 0.1)
+        empty = Prompts.of(self.negative, 1, model.device)
+        stage = train(model, draw, empty, lesson, state, report=report)
+        path = inside(ctx.settings.output_folder, self.name, "output").with_suffix(".safetensors")
+        write_lora(model.network, stage.averages["lora"], path)
+        patch = Patch("lora", path.name, (1.0,), file_digest(path), str(path))
+        return self.Outputs(denoiser=self.denoiser.patched(patch), loss=_curve(stage.losses), file=str(path))
+
+
+@dataclass(frozen=True, eq=False)
+class _Examples:
+    """What a denoiser is trained on."""
+
+    denoiser: Denoiser
+    latent: Latent
+    positive: Conditioning
+    negative: Conditioning
+
+    def check(self) -> None:
+        """Raise ValueError when they do not go together."""
         if self.latent.space != self.denoiser.space:
             raise ValueError(f"the latents were not made by a VAE that goes with {self.denoiser.checkpoint}.")
         if self.latent.mask is not None or self.latent.beside is not None:
@@ -140,15 +218,32 @@ class TrainDenoiser(Node, category="training", lane="gpu", effect=True):
         rows, given = len(self.latent.samples), len(self.positive.features)
         if given not in (1, rows):
             raise ValueError(f"there are {given} prompts for {rows} examples.")
-        if not Path(self.denoiser.folder, "model_index.json").is_file() or self.denoiser.patches:
-            raise ValueError("only plain checkpoints in the diffusers layout are trained; leave out patches.")
 
-    def _digest(self, course: Any) -> str:
-        """A name for this training: the same data and settings go on where they were."""
+    def digest(self, course: Any) -> str:
+        """A name for a training on them: the same data and settings go on where they were."""
         from graphengine.values import arrays
 
         parts = [np.ascontiguousarray(array).tobytes() for array in arrays([self.latent, self.positive, self.negative])]
-        return digest(*parts, json.dumps([self.denoiser.digest, vars(course)]).encode()).hex()
+        patches = [[patch.kind, patch.digest, patch.values] for patch in self.denoiser.patches]
+        told = [self.denoiser.digest, patches, type(course).__name__, vars(course)]
+        return digest(*parts, json.dumps(told).encode()).hex()
+
+    def drawing(self, device: str, empty: float) -> Callable[..., Any]:
+        """Draws some of them with their prompts, a share of which is the negative one."""
+        import torch
+
+        from graphengine.models.family import Prompts
+        from graphengine.training.course import prompts_of
+
+        rows = len(self.latent.samples)
+        wanted, none = Prompts.of(self.positive, rows, device), Prompts.of(self.negative, 1, device)
+
+        def draw(generator: torch.Generator, count: int) -> tuple[torch.Tensor, Prompts]:
+            picked = torch.randint(rows, (count,), generator=generator)
+            dropped = torch.rand(count, generator=generator) < empty
+            return self.latent.samples[picked], prompts_of(wanted, none, picked, dropped)
+
+        return draw
 
 
 def _write(source: Path, network: Any, folder: Path) -> None:

@@ -1,146 +1,206 @@
-"""The LoRA with which tiny needs four network calls: the steps it learns from, its file, and what it draws."""
+"""Students that need few calls: what they are taught, their files, and the node that teaches them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from graphengine import Engine
+from graphengine import Engine, NodeError, Workflow
 from graphengine.diffusion.guidance import ClassifierFree
 from graphengine.diffusion.samplers import ddim
-from graphengine.diffusion.sigmas import NoiseSchedule, sigma_schedule
+from graphengine.diffusion.sigmas import sigma_schedule
 from graphengine.models import checkpoint, library
 from graphengine.models.family import Prompts
 from graphengine.models.memory import ModelMemory
 from graphengine.models.variant import variant
 from graphengine.testing import settings
 from graphengine.training.checker import facts, read
-from graphengine.training.distillation import (
-    CONTROL,
-    NAME,
-    Lesson,
-    Teacher,
-    adapted,
-    moved,
-    train,
-    velocity_between,
-    write_lora,
-)
-from graphengine.training.scenes import Scene, Thing, caption, random_scene
-from graphengine.training.transformer import BASE, Data
+from graphengine.training.distillation import Lesson, Teacher, clean_between, stepped, train
+from graphengine.training.few_step import CONTROL, NAME, likeness
+from graphengine.training.low_rank import adapted, write_lora
+from graphengine.training.scenes import Scene, Thing, caption
 from graphengine.values import Patch
 
 SCENES = [
     Scene((Thing("green", "square"), Thing("orange", "ring")), "white", relation="left of"),
     Scene((Thing("blue", "star"), Thing("yellow", "diamond")), "black", relation="above"),
 ]
-LESSON = Lesson(steps=2, batch=4, rank=2)
+LESSON = Lesson(steps=2, batch=2, rank=2)
+SHAPE = (1, 8, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def unet():
-    return UNet2DConditionModel.from_pretrained(
-        BASE / "unet", low_cpu_mem_usage=False, torch_dtype=torch.float32
-    ).eval()
+def tiny(tmp_path_factory):
+    own = settings(tmp_path_factory.mktemp("distillation"))
+    return ModelMemory(own).denoiser(checkpoint.find("tiny", own).handles()[0])
 
 
-@pytest.fixture(scope="module")
-def data():
-    random = np.random.default_rng(0)
-    text = CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32)
-    latents = torch.randn(16, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Data(
-        latents, [random_scene(random) for _ in range(16)], text, CLIPTokenizer.from_pretrained(BASE / "tokenizer")
-    )
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def likeness(picture, other) -> float:
-    return float(-10 * np.log10(np.square(picture.pixels - other.pixels).mean()))
+def examples(generator, count):
+    return torch.randn((count, 8, 8, 8), generator=generator), Prompts(noise(1, 1, 32, 128).expand(count, -1, -1))
 
 
-def test_the_student_comes_closer_to_the_slow_pictures_than_tiny_in_as_many_calls(tmp_path, workflows):
-    with Engine(settings=settings(tmp_path)) as engine:
-        for scene in SCENES:
-            made = engine.submit(workflows / "few_step.json", {"prompt": caption(scene), "seed": 4}).result(120)
-            assert likeness(made["student"], made["teacher"]) > likeness(made["hasty"], made["teacher"]) + 2
-            picture = (made["student"].pixels[0] * 255).round().astype(np.uint8)
-            assert facts(scene, read(picture))["all"]
+EMPTY = Prompts(noise(2, 1, 32, 128))
 
 
-def test_without_strength_the_student_is_tiny(tmp_path, workflows):
-    with Engine(settings=settings(tmp_path)) as engine:
-        made = engine.submit(workflows / "few_step.json", {"strength": 0.0}).result(120)
-    assert np.array_equal(made["student"].pixels, made["hasty"].pixels)
+# What is taught
 
 
-@pytest.mark.parametrize("name", [NAME, CONTROL])
-def test_the_file_is_small(name):
-    assert (library.BUNDLED / "loras" / f"{name}.safetensors").stat().st_size < 3e6
+def test_the_estimate_between_two_places_leads_from_one_to_the_other():
+    x, landed = noise(0, 2, 3, 8, 4, 4)
+    for sigma, following in ((158.0, 6.0), (1.5, 0.6), (0.6, 0.0)):
+        levels = torch.tensor(sigma), torch.tensor(following)
+        assert torch.allclose(stepped(x, clean_between(x, landed, *levels), *levels), landed, atol=1e-4)
 
 
-def test_the_velocity_between_two_places_leads_from_one_to_the_other():
-    generator = torch.Generator().manual_seed(0)
-    x, landed = torch.randn(2, 3, 8, 4, 4, generator=generator)
-    for level, following in ((4e-5, 0.1), (0.3, 0.7), (0.7, 1.0)):
-        levels = torch.tensor(level), torch.tensor(following)
-        assert torch.allclose(moved(x, velocity_between(x, landed, *levels), *levels), landed, atol=1e-4)
+def test_the_teacher_stands_on_the_levels_of_the_sampler(tiny):
+    teacher = Teacher(tiny, LESSON, EMPTY, SHAPE)
+    quick = sigma_schedule("simple", tiny.schedule, LESSON.student_steps)
+    assert torch.equal(torch.stack([teacher.ends(row)[0] for row in range(4)]), quick[:-1])
+    assert teacher.ends(3)[1] == 0
 
 
-def test_the_teacher_stands_on_the_levels_of_the_sampler(unet):
-    teacher = Teacher(unet, LESSON, torch.zeros(1, 32, 128))
-    sigmas = sigma_schedule("simple", NoiseSchedule.linear(), LESSON.student_steps * LESSON.substeps)
-    assert torch.allclose(((1 - teacher.abar) / teacher.abar).sqrt(), sigmas, rtol=2e-3)
-
-
-def test_the_teacher_lands_where_guided_ddim_steps_do(unet, data, tmp_path):
-    own = settings(tmp_path)
-    adapter = ModelMemory(own).denoiser(checkpoint.find("tiny", own).handles()[0])
-    words, empty = data.features(["a red star on a blue background"]), data.features([""])
-    x = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    teacher, guidance = Teacher(unet, LESSON, empty), ClassifierFree(LESSON.guidance)
-    sigmas = sigma_schedule("simple", NoiseSchedule.linear(), 8)[2:5]
+def test_the_teacher_lands_where_guided_ddim_steps_do(tiny):
+    words, x = Prompts(noise(3, 1, 32, 128)), noise(4, *SHAPE)
+    teacher, guidance = Teacher(tiny, LESSON, EMPTY, SHAPE), ClassifierFree(LESSON.guidance)
+    sigmas = sigma_schedule("simple", tiny.schedule, 8)[2:5]
 
     def denoise(x, sigma):
-        both = adapter.denoise(torch.cat([x, x]), sigma, Prompts(torch.cat([words, empty])))
+        both = tiny.denoise(torch.cat([x, x]), sigma, words + EMPTY)
         return guidance.combine(both[:1], both[1:], x, float(sigma))
 
-    *_, last = ddim(denoise, x * (1 + sigmas[0] ** 2).sqrt(), sigmas, lambda: x)
-    landed = teacher.landed(x, words, torch.tensor([1]))
-    assert torch.allclose(landed, last.x / (1 + sigmas[2] ** 2).sqrt(), atol=2e-3)
-
-
-def test_before_the_first_step_the_student_is_the_teacher(unet):
-    student, _ = adapted(unet, 2)
-    x, timestep, words = torch.randn(1, 8, 8, 8), torch.tensor([499]), torch.randn(1, 32, 128)
     with torch.no_grad():
-        assert torch.equal(student(x, timestep, words).sample, unet(x, timestep, words).sample)
-
-
-def test_the_file_says_what_was_learned(unet, tmp_path):
-    student, lows = adapted(unet, 2)
-    with torch.no_grad():
-        for low in lows.values():
-            up: Any = low.up
-            up.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
-    write_lora(unet, dict(lows.state_dict()), tmp_path / "made.safetensors")
-    own = settings(tmp_path)
-    plain: Any = ModelMemory(own).denoiser(checkpoint.find("tiny", own).handles()[0])
-    made = variant(plain, (Patch("lora", "made", (1.0,), "made", str(tmp_path / "made.safetensors")),))
-    x, timestep, words = torch.randn(1, 8, 8, 8), torch.tensor([499]), torch.randn(1, 32, 128)
-    with torch.no_grad():
-        wanted, seen = (network(x, timestep, words).sample for network in (student, made.network))
-    assert (wanted - seen).abs().max() < 0.02 * wanted.abs().max()
-    assert not torch.allclose(wanted, plain.network(x, timestep, words).sample, rtol=0.1)
+        *_, last = ddim(denoise, x * sigmas[0], sigmas, lambda: x)
+        assert torch.allclose(teacher.landed(x * sigmas[0], 1, words), last.x, atol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [3.0, 0.0])
-def test_a_lesson_goes_on_where_it_was_and_leaves_the_teacher_alone(unet, data, tmp_path, guidance):
-    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    train(data, unet, tmp_path, Lesson(1, 4, rank=2, guidance=guidance))
-    stage = train(data, unet, tmp_path, Lesson(2, 4, rank=2, guidance=guidance))
+def test_a_lesson_goes_on_where_it_was_and_leaves_the_teacher_alone(tiny, tmp_path, guidance):
+    before = {name: tensor.clone() for name, tensor in tiny.network.state_dict().items()}
+    train(tiny, examples, EMPTY, replace(LESSON, steps=1, guidance=guidance), tmp_path)
+    stage = train(tiny, examples, EMPTY, replace(LESSON, steps=2, guidance=guidance), tmp_path)
     assert stage.done == 2
     assert any(tensor.abs().max() > 0 for name, tensor in stage.averages["lora"].items() if name.endswith("up"))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.network.state_dict().items())
+
+
+# Low-rank differences
+
+
+def test_before_the_first_step_the_student_is_the_teacher(tiny):
+    student, _ = adapted(tiny.network, 2)
+    inputs = (noise(0, *SHAPE), torch.tensor([499]), noise(1, 1, 32, 128))
+    with torch.no_grad():
+        assert torch.allclose(student(*inputs).sample, tiny.network(*inputs).sample, atol=1e-5)
+
+
+def test_the_file_says_what_was_learned(tiny, tmp_path):
+    student, lows = adapted(tiny.network, 2)
+    with torch.no_grad():
+        for seed, low in enumerate(lows.values()):
+            up: Any = low.up
+            up += 0.05 * noise(seed, *up.shape)
+    path = tmp_path / "made.safetensors"
+    write_lora(tiny.network, lows.state_dict(), path)
+    made = variant(tiny, (Patch("lora", "made", (1.0,), "made", str(path)),))
+    inputs = (noise(0, *SHAPE), torch.tensor([499]), noise(1, 1, 32, 128))
+    with torch.no_grad():
+        wanted, seen = (network(*inputs).sample for network in (student, made.network))
+    assert (wanted - seen).abs().max() < 0.02 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", [NAME, CONTROL])
+def test_the_files_that_come_along_are_small(name):
+    assert (library.BUNDLED / "loras" / f"{name}.safetensors").stat().st_size < 3e6
+
+
+# The node
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    with Engine(settings=settings(tmp_path_factory.mktemp("distil"))) as engine:
+        yield engine
+
+
+SMALL = {"pictures": 16, "steps": 3, "batch": 1, "rank": 2}
+
+
+def test_distilling_brings_the_student_nearer_to_its_teacher(engine, workflows):
+    document = Workflow.load(workflows / "distill.json").document()
+    document["outputs"]["loss"] = {"from": "student.loss"}
+    made = engine.submit(document, {"pictures": 64, "steps": 30, "batch": 2, "rank": 4, "name": "near"}).result(200)
+    losses = made["loss"].y
+    assert len(losses) == 30 and sum(losses[-8:]) < 0.9 * sum(losses[:8])
+    assert made["lora"].endswith("near.safetensors")
+
+
+def test_a_student_is_loaded_from_its_file_as_it_came_from_the_node(engine, workflows):
+    made = engine.submit(workflows / "distill.json", SMALL).result(100)
+    own = engine.settings.model_copy(update={"model_folders": (engine.settings.output_folder,)})
+    folder = engine.settings.output_folder / "loras"
+    folder.mkdir()
+    (engine.settings.output_folder / "student.safetensors").rename(folder / "student.safetensors")
+    document = Workflow.load(workflows / "few_step.json").document()
+    document["nodes"]["few_step"]["inputs"]["lora"] = "student.safetensors"
+    with Engine(settings=own) as other:
+        again = other.submit(document).result(100)
+    assert np.array_equal(again["student"].pixels, made["taught"].pixels)
+    assert not np.array_equal(made["taught"].pixels, made["quick"].pixels)
+
+
+def test_distilling_goes_on_where_it_was_stopped(engine, workflows):
+    small = SMALL | {"steps": 7, "name": "again"}
+    first = engine.submit(workflows / "distill.json", small)
+    for event in first.events():
+        if event.event == "node_progress" and event.node == "student" and event.done >= 3:
+            first.cancel()
+    second = engine.submit(workflows / "distill.json", small)
+    second.result(100)
+    done = [event.done for event in second.events() if event.event == "node_progress" and event.node == "student"]
+    assert done[0] > 3
+
+
+def test_a_patched_teacher_teaches_what_it_draws(engine, workflows):
+    document = Workflow.load(workflows / "distill.json").document()
+    lora = {"denoiser": {"from": "load.denoiser"}, "text_encoder": {"from": "load.text_encoder"}}
+    lora |= {"lora": f"{CONTROL}.safetensors", "text_strength": 0.0}
+    document["nodes"]["teacher"] = {"type": "LoadLora", "inputs": lora}
+    document["nodes"]["student"]["inputs"]["denoiser"] = {"from": "teacher.denoiser"}
+    document["outputs"]["denoiser"] = {"from": "student.denoiser"}
+    made = engine.submit(document, SMALL | {"name": "patched"}).result(100)
+    assert [patch.name for patch in made["denoiser"].patches] == [f"{CONTROL}.safetensors", "patched.safetensors"]
+
+
+def test_examples_and_prompts_that_do_not_go_together_are_refused(engine, workflows):
+    document = Workflow.load(workflows / "distill.json").document()
+    document["nodes"]["positive"]["inputs"]["prompts"] = [{"from": "prompt.conditioning"}] * 3
+    with pytest.raises(NodeError, match="3 prompts for 8 examples"):
+        engine.submit(document, SMALL | {"pictures": 8}).result(60)
+
+
+@pytest.mark.parametrize("name", ["../student.safetensors", "/tmp/student.safetensors"])
+def test_a_file_outside_the_output_folder_is_refused(engine, workflows, name):
+    with pytest.raises(Exception, match="output"):
+        engine.submit(workflows / "distill.json", SMALL | {"name": name}).result(60)
+
+
+# The students that come along
+
+
+def test_the_student_comes_closer_to_the_slow_pictures_than_tiny_in_as_many_calls(engine, workflows):
+    for scene in SCENES:
+        made = engine.submit(workflows / "few_step.json", {"prompt": caption(scene), "seed": 4}).result(120)
+        slow, hasty, taught = ((made[name].pixels * 255).round() for name in ("teacher", "hasty", "student"))
+        assert likeness(taught, slow)[0] > likeness(hasty, slow)[0] + 2
+        assert facts(scene, read(taught[0].astype(np.uint8)))["all"]
+
+
+def test_without_strength_the_student_is_tiny(engine, workflows):
+    made = engine.submit(workflows / "few_step.json", {"strength": 0.0}).result(120)
+    assert np.array_equal(made["student"].pixels, made["hasty"].pixels)

@@ -206,6 +206,7 @@ FEW = {
     "AttentionMaps",
     "DDIMInversion",
     "DifferenceMask",
+    "DistillDenoiser",
     "EncodeTextSeeing",
     "FeatureMaps",
     "LatentPreview",

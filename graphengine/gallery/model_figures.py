@@ -13,8 +13,8 @@ from graphengine.models import alone
 from graphengine.models import checkpoint as checkpoints
 from graphengine.models.memory import ModelMemory
 from graphengine.settings import Settings
-from graphengine.training.distillation import CONTROL, NAME
 from graphengine.training.evaluate import BATCH, Evaluation, draw_prompts, handles_of
+from graphengine.training.few_step import CONTROL, NAME
 from graphengine.training.scenes import Scene, caption
 from graphengine.values import Image
 

@@ -22,7 +22,7 @@ Glossary
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -39,18 +39,13 @@ SMOOTHING, FAINTEST, CORE, EDGE = 0.7, 22.0, 0.7, 0.35
 """Blur against noise (sigma); least difference; least part of the inner in a core; least share."""
 SMALLEST, LONGEST, SLIMMEST, WAIST, MOST = 30, 42, 1.25, 0.6, 5
 """Least area of a thing; a region longer, slimmer and more waisted is two; most regions peeled off."""
-CLEAR = 12.0
-"""Least distance in CIELAB at which a colour is none of the palette's; its own are drawn up to 9 off."""
 FRAME, REACH, SCALES, SOFTNESS = 36, 1.15, (0.93, 1.0, 1.07), (0.025, 0.05, 0.08, 0.11)
 """Pixels along a frame; distance from its centre to its side; scales and blurs (sigma) in the bank."""
 
 
 @dataclass(frozen=True)
 class ReadThing:
-    """One thing as seen, lengths as shares of the side; confidence 0: another shape fits as well.
-
-    `colour_error` is how far its colour is from that of the name, in CIELAB.
-    """
+    """One thing as seen, lengths as shares of the side; confidence 0: another shape fits as well."""
 
     colour: str
     shape: str
@@ -59,21 +54,16 @@ class ReadThing:
     centre: tuple[float, float]
     radius: float
     confidence: float
-    colour_error: float
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows; the most prominent thing first, two at most.
-
-    `ground_error` is how far the ground's colours are from those of their names, in CIELAB, the worse of two.
-    """
+    """What a picture shows; the most prominent thing first, two at most."""
 
     ground: str
     pattern: str
     second_ground: str | None
     things: tuple[ReadThing, ...]
-    ground_error: float
 
 
 def read(picture: np.ndarray) -> Reading:
@@ -86,8 +76,7 @@ def read(picture: np.ndarray) -> Reading:
     found = [(_thing(mask, own), weight) for mask, own, weight in _masks(pixels, under)]
     found.sort(key=lambda it: -it[1] * (0.1 + it[0].confidence))  # artifacts have no clear shape
     names = [name_of(colour) for colour in colours]
-    things = tuple(thing for thing, _ in found[:2])
-    return Reading(names[0], pattern, (*names, None)[1], things, max(map(error_of, colours)))
+    return Reading(names[0], pattern, (*names, None)[1], tuple(thing for thing, _ in found[:2]))
 
 
 def _at_reading_size(picture: np.ndarray) -> np.ndarray:
@@ -114,16 +103,8 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 def name_of(colour: np.ndarray) -> str:
     """The palette's name for an RGB colour `[3]` in 0..255."""
-    return list(world.COLOURS)[int(_distances(colour).argmin())]
-
-
-def error_of(colour: np.ndarray) -> float:
-    """How far an RGB colour `[3]` is from the palette's nearest, in CIELAB: below `CLEAR` it is clearly that one."""
-    return float(_distances(colour).min())
-
-
-def _distances(colour: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(_lab(np.array(list(world.COLOURS.values()))) - _lab(colour), axis=1)
+    distances = np.linalg.norm(_lab(np.array(list(world.COLOURS.values()))) - _lab(colour), axis=1)
+    return list(world.COLOURS)[int(distances.argmin())]
 
 
 @lru_cache
@@ -233,7 +214,7 @@ def _thing(mask: np.ndarray, own: np.ndarray) -> ReadThing:
     size = min(world.SIZES, key=lambda name: abs(world.SIZES[name] - radius))
     offset = (np.array(centre) - 0.5) / (0.5 - 1.2 * world.SIZES[size] - world.MARGIN)
     position = min(world.POSITIONS, key=lambda it: float(np.hypot(*(offset - world.POSITIONS[it]))))
-    return ReadThing(name_of(own), shape, size, position, centre, radius, confidence, error_of(own))
+    return ReadThing(name_of(own), shape, size, position, centre, radius, confidence)
 
 
 @lru_cache
@@ -269,21 +250,13 @@ def _shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> tuple[
     return world.SHAPES[best], float(1 - misfit[best] / misfit[second])
 
 
-def facts(scene: Scene, reading: Reading, unsaid: Collection[str] = ()) -> dict[str, bool]:
-    """Which facts of a scene a reading confirms; `all` tells whether every other one holds.
-
-    Facts that a caption left `unsaid` may be any: a colour or a background, but clearly one of the language.
-
-    Raises:
-        ValueError: colours of two things were left unsaid, which would not tell one from the other.
-    """
+def facts(scene: Scene, reading: Reading) -> dict[str, bool]:
+    """Which facts of a scene a reading confirms; `all` tells whether every other one holds."""
     grounds = [[it.pattern, str(it.ground), str(it.second_ground)] for it in (scene, reading)]
     if scene.pattern in ("striped", "checkered"):
         grounds = [sorted(ground) for ground in grounds]
-    held = {"background": reading.ground_error < CLEAR if "background" in unsaid else grounds[0] == grounds[1]}
+    held = {"background": grounds[0] == grounds[1]}
     if len(scene.things) == 2:
-        if "colour" in unsaid:
-            raise ValueError("two things are told apart by their colours, so these must be said.")
         held |= _pair_facts(scene, reading.things)
     else:
         asked, seen = scene.things[0], (*reading.things, None)[0]
@@ -291,8 +264,6 @@ def facts(scene: Scene, reading: Reading, unsaid: Collection[str] = ()) -> dict[
         wanted |= {"position": asked.position or "in the center"}
         wanted |= {"size": asked.size} if asked.size else {}
         held |= {fact: getattr(seen, fact, None) == wanted[fact] for fact in wanted}
-        if "colour" in unsaid:
-            held["colour"] = seen is not None and seen.colour_error < CLEAR
     return held | {"all": all(held.values())}
 
 

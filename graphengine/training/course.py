@@ -82,7 +82,7 @@ def train(
             clean = latents[chosen].to(made.device, torch.float32)
             noise = torch.randn(clean.shape, generator=generator).to(made.device)
             x = schedule.noised(clean, noise, sigma)
-            told = _chosen(wanted, empty, chosen, torch.rand(course.batch, generator=generator) < EMPTY)
+            told = prompts_of(wanted, empty, chosen, torch.rand(course.batch, generator=generator) < EMPTY)
             error = made.denoise(x, sigma, told) - clean
             total = total + (error / sigma).square().mean()  # of (x - D) / sigma against (x - x0) / sigma
         return total / course.levels
@@ -102,7 +102,7 @@ def _copy(network: nn.Module, fresh: bool) -> nn.Module:
     return made
 
 
-def _chosen(wanted: Prompts, empty: Prompts, rows: Tensor, dropped: Tensor) -> Prompts:
+def prompts_of(wanted: Prompts, empty: Prompts, rows: Tensor, dropped: Tensor) -> Prompts:
     """The prompts of some examples, of which those that are dropped have the negative one."""
 
     def pick(own: Tensor, other: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from graphengine.models import alone, library
 from graphengine.models import checkpoint as checkpoints
 from graphengine.models.companion import companion
 from graphengine.settings import Settings
-from graphengine.training.scenes import OPEN, Scene, caption, random_scene
+from graphengine.training.scenes import Scene, caption, random_scene
 from graphengine.values import VAE, Denoiser, Patch, TextEncoder
 
 TRAINING_SEED, TRAINING_SCENES = 11, 40_000
@@ -93,24 +93,6 @@ def evaluate(
     if sheet:
         _sheet({kind: pictures[kind][:24] for kind in KINDS}).save(sheet)
     return {kind: score(scenes[kind], pictures[kind]) for kind in KINDS}
-
-
-def open_accuracy(evaluation: Evaluation, settings: Settings) -> float:
-    """Share of right pictures of held-out prompts that leave colour and background open, as in `a large circle`.
-
-    Right is what the prompt says, in clear colours: see `checker.facts`.
-    """
-    from graphengine.models.memory import ModelMemory
-    from graphengine.training.checker import facts, read
-
-    found = held_out("one thing", evaluation.count, evaluation.seed)
-    captions = [caption(scene, OPEN) for scene in found]
-    memory, handles, right = ModelMemory(settings), handles_of(evaluation, settings), 0
-    for start in range(0, len(found), BATCH):
-        pictures = draw_prompts(memory, handles, captions[start : start + BATCH], evaluation, start)
-        readings = zip(found[start : start + BATCH], pictures, strict=True)
-        right += sum(facts(scene, read(picture), OPEN)["all"] for scene, picture in readings)
-    return right / len(found)
 
 
 def handles_of(evaluation: Evaluation, settings: Settings) -> tuple[Denoiser, TextEncoder, VAE]:

@@ -14,7 +14,7 @@ Glossary
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -57,8 +57,6 @@ RELATIONS = {
     "below": (0, 1),
 }
 """Side of the first thing as seen from the second."""
-OPEN = ("colour", "background")
-"""Facts that a caption may leave open."""
 PAIR_RADIUS, PAIR_OFFSET, MARGIN = 0.18, 0.235, 0.04
 OVERSAMPLING = 4
 
@@ -88,20 +86,14 @@ def _article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def caption(scene: Scene, unsaid: Collection[str] = ()) -> str:
-    """Describe a scene in the model's language: `a large red circle on the left on a blue background`.
-
-    `unsaid` facts are left out: the "colour" of things, the "background"; both gives `a large circle on the left`.
-    """
+def caption(scene: Scene) -> str:
+    """Describe a scene in the model's language: `a large red circle on the left on a blue background`."""
     parts = []
     for thing in scene.things:
-        colour = None if "colour" in unsaid else thing.colour
-        words = [word for word in (thing.size, colour, thing.shape) if word]
+        words = [word for word in (thing.size, thing.colour, thing.shape) if word]
         place = f" {thing.position}" if thing.position else ""
-        parts.append(" ".join([_article(words[0]), *words[1:]]) + place)
+        parts.append(f"{_article(words[0])} {' '.join(words[1:])}{place}")
     things = f" {scene.relation} ".join(parts) if scene.relation else parts[0]
-    if "background" in unsaid:
-        return things
     match scene.pattern:
         case "plain":
             ground = _article(scene.ground)

@@ -28,7 +28,7 @@ from graphengine.training.evaluate import TRAINING_SCENES, Evaluation, evaluate,
 from graphengine.training.language import tokenize, vary
 from graphengine.training.optimiser import Optimiser
 from graphengine.training.package import write_companion
-from graphengine.training.scenes import OPEN, Scene, caption
+from graphengine.training.scenes import Scene, caption
 from graphengine.training.tiny import encoded, plot_loss
 from graphengine.training.trainer import Stage
 
@@ -91,12 +91,9 @@ class Data:
         ids = tokenize(self.tokenizer, captions).to(self.text.device)
         return self.text(input_ids=ids).last_hidden_state.float()
 
-    def drawn(self, rows: np.ndarray, random: np.random.Generator, empty: float, unsaid: float = 0.0) -> Tensor:
-        """Features of captions of scenes, worded anew; a share of them is empty, and one of each fact is `unsaid`."""
-        captions = []
-        for row in rows:
-            left_out = [fact for fact in OPEN if unsaid and random.random() < unsaid]
-            captions.append(vary(caption(self.scenes[row], left_out), random))
+    def drawn(self, rows: np.ndarray, random: np.random.Generator, empty: float) -> Tensor:
+        """Features of captions of scenes, worded anew; a share of them is empty."""
+        captions = [vary(caption(self.scenes[row]), random) for row in rows]
         none = random.random(len(rows)) < empty
         return self.features(["" if e else c for c, e in zip(captions, none, strict=True)])
 
