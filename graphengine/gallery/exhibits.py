@@ -130,6 +130,12 @@ EXHIBITS = (
         figures="attend_and_excite",
     ),
     Exhibit(
+        "distill",
+        "Distillation",
+        "A student learns to land in one step where its teacher, with guidance, lands in two; the loss is drawn while it falls.",
+        figures="distill",
+    ),
+    Exhibit(
         "few_step",
         "Few-step sampling by distillation",
         "A student that learned to do in 4 steps what its teacher does in 20.",

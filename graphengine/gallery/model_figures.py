@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphengine.gallery.figures import Figure, percent, right, scenes
+from graphengine.compose import Engine
+from graphengine.gallery.figures import Figure, percent, right, scenes, workflow
 from graphengine.models import alone
 from graphengine.models import checkpoint as checkpoints
 from graphengine.models.memory import ModelMemory
 from graphengine.settings import Settings
 from graphengine.training.evaluate import BATCH, Evaluation, draw_prompts, handles_of
-from graphengine.training.few_step import CONTROL, NAME
+from graphengine.training.few_step import CONTROL, NAME, likeness
 from graphengine.training.scenes import Scene, caption
 from graphengine.values import Image
 
@@ -39,6 +40,24 @@ def diffusion_transformer(settings: Settings, cases: int) -> list[Figure]:
             )
         )
     return made
+
+
+def distill(settings: Settings, cases: int) -> list[Figure]:
+    """How near four steps without guidance come to the teacher's eight with it, before the lesson and after it."""
+    with Engine(settings=settings) as engine:
+        document = workflow(engine, "distill").document()
+        document["outputs"] = {"student": {"from": "student.denoiser"}, "loss": {"from": "student.loss"}}
+        made = engine.submit(document).result()
+    teacher, *others = checkpoints.find("tiny", settings).handles()
+    memory, texts = ModelMemory(settings), [caption(scene) for scene in scenes(cases, "two things")]
+    slow, quick = Evaluation(steps=8, sampler="ddim"), Evaluation(steps=4, guidance=1.0, sampler="ddim")
+    ways = ((teacher, slow), (teacher, quick), (made["student"], quick))
+    wanted, before, after = (draw_prompts(memory, (who, *others), texts, way) for who, way in ways)
+    told = ", ".join(f"{likeness(pictures, wanted).mean():.1f} dB" for pictures in (before, after))
+    updates = len(made["loss"].y)
+    return [
+        Figure(f"likeness of 4 steps to the teacher's 8 guided ones, before and after {updates} updates", told, cases)
+    ]
 
 
 def few_step(settings: Settings, cases: int) -> list[Figure]:
