@@ -153,7 +153,7 @@ class Builder:
         literals: dict[str, Any] = {}
         wires: list[Wire] = []
         lists: list[tuple[str, list[Any]]] = []
-        found, direct, told = 0, not info.lazy, b""
+        found, direct, told = 0, not info.lazy, b""  # `told` says in the key how it is linked
         for key, target in info.inputs.items():
             if key not in inputs:
                 if target.required:
@@ -174,7 +174,7 @@ class Builder:
             elif kind is list and any(type(item) is Link for item in value):
                 items, links = self._slots(name, target, value, index, tasks, wires)
                 lists.append((key, items))
-                told += links
+                told += repr(items).encode() + links if target.in_key else b""
                 direct = False
             elif kind is target.exact:
                 literals[key] = value
@@ -183,18 +183,16 @@ class Builder:
         if found < len(inputs):
             self._unknown(name, info, inputs)
         mapped = not direct and any(wire.feed is Feed.MAP for wire in wires)
-        static = _static(info, literals, tuple(lists)) + told
+        static = _static(info, literals) + told
         return Task(name, info, literals, tuple(wires), static, mapped, direct, tuple(lists))
 
     def again(self, task: Task, inputs: Mapping[str, Any]) -> Task:
         """A task with other literals and the same links."""
-        linked = {wire.input for wire in task.wires}
         literals: dict[str, Any] = {}
-        for key, target in task.info.inputs.items():
-            if key in inputs and key not in linked:
-                self._literal(task.id, target, inputs[key], literals)
-        links = task.static.removeprefix(_static(task.info, task.literals, task.lists))
-        return replace(task, literals=literals, static=_static(task.info, literals, task.lists) + links)
+        for key in task.literals:
+            self._literal(task.id, task.info.inputs[key], inputs[key], literals)
+        links = task.static.removeprefix(_static(task.info, task.literals))
+        return replace(task, literals=literals, static=_static(task.info, literals) + links)
 
     def _literal(self, name: str, target: Input, value: Any, literals: dict[str, Any]) -> None:
         if target.validate is None:
@@ -339,12 +337,11 @@ class Builder:
             self.fault("no_port", f"{link.node} has no {kind} {link.port!r}.", None, where, hint)
 
 
-def _static(info: NodeInfo, literals: dict[str, Any], lists: tuple[tuple[str, list[Any]], ...]) -> bytes:
+def _static(info: NodeInfo, literals: dict[str, Any]) -> bytes:
     """Literals as bytes.  `repr` tells 1 from 1.0, "1" and True."""
     if info.outside_key:
         literals = {key: value for key, value in literals.items() if key not in info.outside_key}
-        lists = tuple(entry for entry in lists if entry[0] not in info.outside_key)
-    return f"{literals!r}{lists!r}".encode() if lists else repr(literals).encode()
+    return repr(literals).encode()
 
 
 def _told(value: Any, error: ValidationError) -> str:

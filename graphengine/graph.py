@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, compress
+from operator import ne
 from typing import Any, NamedTuple
 
 from graphengine.errors import GraphError, Problem, did_you_mean
@@ -104,10 +105,9 @@ class Graph:
         was = self.workflow
         if self.given or (workflow.outputs, workflow.inputs) != (was.outputs, was.inputs):
             return None
-        before = was.nodes
-        if before.keys() != workflow.nodes.keys():
+        before, form = was.nodes, _form(workflow.nodes)
+        if form[0] != self._form[0] and before.keys() != workflow.nodes.keys():
             return None
-        form = _form(workflow.nodes)
         different = _different(before, workflow.nodes, self._form, form)
         if not different:
             return self, []
@@ -156,9 +156,8 @@ class Graph:
 
 def _different(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec], before: Form, now: Form) -> list[str]:
     """Nodes that are not equal to the letter: to Python 1, 1.0 and True are the same, to a cache they are not."""
-    unequal = [] if old == new else [name for name, spec in new.items() if old[name] != spec]
     if before == now and SURE.issuperset(now[3]):
-        return unequal
+        return [*compress(new, map(ne, old.values(), new.values()))]
     return [name for name, spec in new.items() if old[name] != spec or not _alike_inputs(old[name], spec)]
 
 
