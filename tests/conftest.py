@@ -23,6 +23,12 @@ LONGEST = (
 )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`pytest -k workflows` selects the tests of workflows wherever they stand."""
+    if "workflows" in getattr(item, "fixturenames", ()):
+        item.extra_keyword_matches.add("workflows")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, so that no core waits for the other's last file."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
