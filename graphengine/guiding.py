@@ -106,6 +106,11 @@ class ClipVision(Handle, stored=False):
 
 
 @dataclass(frozen=True)
+class Clip(Handle, stored=False):
+    """A CLIP with both its encoders, which tells how well a picture goes with words."""
+
+
+@dataclass(frozen=True)
 class IPAdapter(Handle, stored=False):
     """A network that lets a denoiser see pictures as a prompt: how it reads (`kind`), what width, and its tokens'."""
 

@@ -5,6 +5,7 @@ FILES = {
     "animation": "SaveAnimation",
     "attention": "AttentionMaps",
     "checkpoint": "LoadCheckpoint LoadDenoiser LoadTextEncoder LoadVAE",
+    "clip_score": "LoadCLIP CLIPScore",
     "conditioning": "EncodeText Guidance",
     "control": "Switch Repeat ForEach Collect CountItems",
     "control_net": "LoadControlNet ApplyControlNet",

@@ -204,6 +204,7 @@ FEW = {
     "ApplyIPAdapter",
     "AttendAndExcite",
     "AttentionMaps",
+    "CLIPScore",
     "DDIMInversion",
     "DifferenceMask",
     "DistillDenoiser",
