@@ -1,5 +1,6 @@
 """Students that need few calls: what they are taught, their files, and the node that teaches them."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +98,11 @@ def test_before_the_first_step_the_student_is_the_teacher(tiny):
     inputs = (noise(0, *SHAPE), torch.tensor([499]), noise(1, 1, 32, 128))
     with torch.no_grad():
         assert torch.allclose(student(*inputs).sample, tiny.network(*inputs).sample, atol=1e-5)
+
+
+def test_a_teacher_in_half_precision_has_a_student_in_full(tiny):
+    student, _ = adapted(copy.deepcopy(tiny.network).bfloat16(), 2)
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 
 def test_the_file_says_what_was_learned(tiny, tmp_path):

@@ -68,6 +68,16 @@ def test_its_siblings_do_not_see_a_patch(small):
         assert torch.equal(memory.denoiser(handle).denoise(x, sigma, words), before)
 
 
+def test_gradients_are_those_of_a_wide_denoiser(small, tmp_path):
+    found = []
+    for own in (small, settings(tmp_path)):
+        x = torch.ones(1, 8, 8, 8, requires_grad=True)
+        denoiser = ModelMemory(own).denoiser(find("tiny", own).handles()[0])
+        denoiser.denoise(x, torch.tensor(5.0), Prompts(torch.ones(1, 32, 128))).square().sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
+
+
 def test_weights_that_the_file_has_in_full_precision_are_plain():
     layer = nn.Sequential(nn.Linear(2048, 1024))
     narrow.widen_as_it_runs(layer, torch.float32)

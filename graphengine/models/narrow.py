@@ -74,10 +74,12 @@ class _Room:
         self.dtype = dtype
         self._memory = torch.empty(0, dtype=dtype)
 
-    def widened(self, weight: Tensor) -> Tensor:
+    def widened(self, weight: Tensor, input: Tensor) -> Tensor:
         """A weight in the format that is computed in; one that a patch has made is so already."""
         if weight.dtype == self.dtype:
             return weight
+        if torch.is_grad_enabled() and input.requires_grad:  # the way back will need it once more
+            return weight.to(self.dtype)
         if self._memory.numel() < weight.numel():
             self._memory = torch.empty(weight.numel(), dtype=self.dtype)
         return self._memory.as_strided(weight.shape, weight.stride()).copy_(weight)  # the layout decides on the kernel
@@ -92,7 +94,7 @@ class NarrowLinear(nn.Linear):
     room: _Room
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, self.room.widened(self.weight), self.bias)
+        return functional.linear(input, self.room.widened(self.weight, input), self.bias)
 
 
 class NarrowConv2d(nn.Conv2d):
@@ -101,4 +103,4 @@ class NarrowConv2d(nn.Conv2d):
     room: _Room
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.room.widened(self.weight), self.bias)
+        return self._conv_forward(input, self.room.widened(self.weight, input), self.bias)

@@ -36,9 +36,9 @@ class LowRank(nn.Module):
 def adapted(network: nn.Module, rank: int) -> tuple[nn.Module, nn.ModuleDict]:
     """A copy of a network whose linear and convolution layers have low-rank differences, and those by layer.
 
-    They begin as nothing, and only they are trained.
+    They begin as nothing, and only they are trained.  The copy is in full precision.
     """
-    made = copy.deepcopy(network).requires_grad_(False)
+    made = copy.deepcopy(network).float().requires_grad_(False)
     found = nn.ModuleDict()
     for name, layer in list(made.named_modules()):
         if isinstance(layer, nn.Linear | nn.Conv2d):
