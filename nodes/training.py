@@ -116,15 +116,9 @@ class TrainDenoiser(Node, category="training", lane="gpu", effect=True):
             raise ValueError("only plain checkpoints in the diffusers layout are trained; leave out patches.")
         course = Course(self.steps, self.batch, self.levels, self.rate, self.seed, self.fresh)
         state = ctx.settings.cache_folder / "training" / examples.digest(course)
-        losses: list[float] = []
-
-        def report(done: int, loss: float) -> None:
-            losses.append(loss)
-            ctx.progress(done, self.steps, lambda: _plot(losses))
-
         model = ctx.models.denoiser(self.denoiser)
         prompts = (self.positive, self.negative)
-        stage, network = train(model, self.latent.samples, prompts, course, state, report)
+        stage, network = train(model, self.latent.samples, prompts, course, state, _reporting(ctx, self.steps))
         folder = inside(ctx.settings.output_folder, self.name, "output")
         _write(Path(self.denoiser.folder), network, folder)
         made = checkpoints.at(folder, ctx.settings, self.name).handles()[0]
@@ -179,16 +173,10 @@ class DistillDenoiser(Node, category="training", lane="gpu", effect=True):
         sizes = (self.student_steps, self.substeps, self.guidance, self.rank)
         lesson = Lesson(self.steps, self.batch, self.rate, self.seed, *sizes)
         state = ctx.settings.cache_folder / "training" / examples.digest(lesson)
-        losses: list[float] = []
-
-        def report(done: int, loss: float) -> None:
-            losses.append(loss)
-            ctx.progress(done, self.steps, lambda: _plot(losses))
-
         model = ctx.models.denoiser(self.denoiser)
         draw = examples.drawing(model.device, empty=0.0 if self.guidance else 0.1)
         empty = Prompts.of(self.negative, 1, model.device)
-        stage = train(model, draw, empty, lesson, state, report=report)
+        stage = train(model, draw, empty, lesson, state, report=_reporting(ctx, self.steps))
         path = inside(ctx.settings.output_folder, self.name, "output").with_suffix(".safetensors")
         write_lora(model.network, stage.averages["lora"], path)
         patch = Patch("lora", path.name, (1.0,), file_digest(path), str(path))
@@ -258,6 +246,17 @@ def _write(source: Path, network: Any, folder: Path) -> None:
     write_part(network, beside / before.denoiser, "diffusion_pytorch_model")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
+
+
+def _reporting(ctx: Context, steps: int) -> Callable[[int, float], None]:
+    """Tells of every step of a training, with the loss so far as its preview."""
+    losses: list[float] = []
+
+    def report(done: int, loss: float) -> None:
+        losses.append(loss)
+        ctx.progress(done, steps, lambda: _plot(losses))
+
+    return report
 
 
 def _curve(losses: list[float]) -> Curve:

@@ -122,8 +122,8 @@ def refuse_network() -> None:
     def refused(*arguments: Any, **options: Any) -> Any:
         raise AssertionError(f"a connection was opened: {arguments[1:]}")
 
-    socket.socket.connect = refused  # type: ignore[method-assign]
-    socket.getaddrinfo = refused  # type: ignore[assignment]
+    socket.socket.connect = refused  # type: ignore[method-assign] - it shall refuse
+    socket.getaddrinfo = refused  # type: ignore[assignment] - it shall refuse
 
 
 def local_config(model: str, folder: Path) -> Path:

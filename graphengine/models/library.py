@@ -90,8 +90,8 @@ def of_kind(kind: str, settings: Settings) -> list[Place]:
 
 def _kinds_of(folder: Path) -> Iterator[Place]:
     base = os.fspath(folder)  # looked up in every run, and text is faster than paths
-    for name, kind in KIND_OF.items() if os.path.isdir(base) else ():  # noqa: PTH112
-        if os.path.isdir(os.path.join(base, name)):  # noqa: PTH112, PTH118
+    for name, kind in KIND_OF.items() if os.path.isdir(base) else ():  # noqa: PTH112 - looked up in every run
+        if os.path.isdir(os.path.join(base, name)):  # noqa: PTH112, PTH118 - looked up in every run
             yield Place(folder / name, kind, folder)
     yield Place(folder, None, folder)
 

@@ -20,7 +20,8 @@ from torch.nn import functional
 from graphengine.models import weights
 from graphengine.models.room import copied
 
-NARROW = (torch.float16, torch.bfloat16)
+NARROW = {torch.float16: "F16", torch.bfloat16: "BF16"}
+"""Formats of 16 bits, and their names in headers."""
 
 
 class NarrowSource:
@@ -39,7 +40,7 @@ class NarrowSource:
 
 
 def _stays(tensor: Tensor) -> bool:
-    return tensor.dtype in NARROW and tensor.ndim in (2, 4) and tensor.numel() >= weights.NARROW_FROM
+    return weights.stays_narrow(tuple(tensor.shape), NARROW.get(tensor.dtype, ""))
 
 
 def _format(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
