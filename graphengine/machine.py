@@ -16,6 +16,11 @@ WEIGHTS_SHARE = 0.8
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 GROUP = Path("/sys/fs/cgroup")
 NVML = "libnvidia-ml.so.1"
+KEPT, KEPT_SHARE = 2**30, 1 / 16
+"""Bytes of freed memory that the allocator may keep, and the most of the machine's."""
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
+LARGEST_THRESHOLD = 2**25
+"""glibc's numbers for what can be set of its allocator, and the most that it takes for the third of them."""
 
 
 def total_memory() -> int:
@@ -60,6 +65,28 @@ def give_back() -> None:
             ctypes.CDLL(None).malloc_trim(0)
         except (OSError, AttributeError):
             return
+
+
+def keep_freed_memory() -> None:
+    """Have the allocator keep some memory that was let go of, until `give_back`.
+
+    A network's temporaries come and go with every layer.  Left alone, glibc has fresh memory from the system for each large
+    one, which is given a page at a time and zeroed: a fifth of the time of a step of a large network on a CPU.
+    """
+    if sys.platform != "linux":
+        return
+    kept = min(KEPT, int(total_memory() * KEPT_SHARE))
+    try:
+        library = ctypes.CDLL(None)
+        mallopt, malloc, free = library.mallopt, library.malloc, library.free
+    except (OSError, AttributeError):  # another allocator
+        return
+    mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
+    mallopt(TRIM_THRESHOLD, kept)
+    mallopt(TOP_PAD, kept // 2)
+    mallopt(ARENA_MAX, 1)  # the arenas of other threads hold nothing large
+    malloc.argtypes, malloc.restype, free.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
+    free(malloc(LARGEST_THRESHOLD // 2))  # the heap grows for what is below the threshold, by as much as is to be kept
 
 
 class _NvidiaMemory(ctypes.Structure):

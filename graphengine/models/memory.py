@@ -35,7 +35,7 @@ from graphengine.collector import uncollected
 from graphengine.easing import Easing
 from graphengine.errors import CheckpointError
 from graphengine.guiding import ClipVision, IPAdapter
-from graphengine.machine import WEIGHTS_SHARE, free_memory, give_back, total_memory
+from graphengine.machine import WEIGHTS_SHARE, free_memory, give_back, keep_freed_memory, total_memory
 from graphengine.models import alone, control_files, control_net, ip_adapter_reading, narrow, offload
 from graphengine.models.checkpoint import at, source_of
 from graphengine.models.estimate import Part
@@ -65,6 +65,8 @@ class ModelMemory:
         self.device = settings.resolved_device()
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise CheckpointError("the device is cuda, but torch finds none. Use --device cpu.")
+        if self.device == "cpu":
+            keep_freed_memory()
         self.dtype: torch.dtype = getattr(torch, settings.resolved_dtype())
         self.budget = settings.model_budget or _most_of(self.device)
         self._parts: OrderedDict[Place, Any] = OrderedDict()
