@@ -11,8 +11,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, Self
@@ -29,11 +29,16 @@ from graphengine.ports import Port
 from graphengine.registry import Registry
 from graphengine.runner import Runner
 from graphengine.settings import Settings, package_versions
+from graphengine.threads import Threads
 from graphengine.values import Value
 from graphengine.workflow import Workflow
 
 Status = Literal["queued", "running", "finished", "failed", "cancelled"]
 RECENT = 32
+AT_ONCE = 1000
+"""Nodes of a workflow that is prepared where it is submitted, if it was here before; that takes microseconds a node."""
+Known = tuple[Workflow, Graph, Keys]
+"""A run's workflow with its inputs bound, its graph and its keys."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Engine:
         self.fingerprinter = Fingerprinter(settings)
         lanes = {"gpu": threading.Lock()}
         self._tools = Tools(registry, settings, self.fingerprinter, find_workflow, models, lanes)
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="run")
+        self._threads = Threads(settings.threads, "run")
         self._recent: OrderedDict[tuple[str, int], tuple[Graph, Keys]] = OrderedDict()
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
@@ -140,7 +145,7 @@ class Engine:
         if cancel:
             for run in list(self._runs):
                 run.cancel()
-        self._pool.shutdown(wait=True)
+        self._threads.close()
 
     def submit(
         self,
@@ -159,26 +164,47 @@ class Engine:
         run = Run(Workflow.load(workflow), inputs or {}, id or f"{self._random.getrandbits(64):016x}")
         self._runs.add(run)
         wanted = None if targets is None else list(targets)
-        self._pool.submit(self._work, run, wanted)
+        known = self._known(run) if wanted is None else None
+        if known and self._held(known):
+            self._work(run, wanted, known)  # to wake a thread would take longer
+        else:
+            self._threads.do(partial(self._work, run, wanted, known))
         return run
 
-    def _work(self, run: Run, targets: list[str] | None) -> None:
+    def _known(self, run: Run) -> Known | None:
+        """What is needed to plan a run that was here before, perhaps with other literals; None where it has to be found out."""
+        recent = self._recent.get(_place(run.workflow))
+        if recent is None or len(run.workflow.nodes) > AT_ONCE or recent[1].outside or recent[1].unstable:
+            return None  # files would be asked
+        try:
+            bound = bind(run.workflow, run.inputs)
+            made = self._prepare_again(bound, *recent)
+        except GraphError:
+            return None  # the run will tell
+        return made and (bound, *made)
+
+    def _held(self, known: Known) -> bool:
+        """Whether all that a run wants lies in memory, and nothing has to be asked whether it still holds."""
+        _, graph, keys = known
+        return self.cache is not None and all(
+            self.cache.where(keys.keys[p]) == "memory" and not graph.tasks[p].info.facts.effect for p in graph.targets
+        )
+
+    def _work(self, run: Run, targets: list[str] | None, known: Known | None) -> None:
         started = time.perf_counter()
         try:
             run.status = "running"
             if run.cancelled:
                 raise Cancelled
-            bound = bind(run.workflow, run.inputs)
             with uncollected():
-                graph, keys = self.prepare(bound)
+                if known:
+                    bound, graph, keys = known
+                else:
+                    bound = bind(run.workflow, run.inputs)
+                    graph, keys = self.prepare(bound)
                 plan = Plan.make(graph, keys, self.cache, graph.select(targets))
             run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
-            runner = Runner(
-                self._tools, self.cache, run.journal, lambda: run.cancelled, run.recipe, lambda: self.previews
-            )
-            run.recipe = runner.recipe
-            with aside(len(plan.work)):
-                values = Execution(self._tools, self.cache, run.journal, runner).execute(plan)
+            values = self._computed(run, plan) if plan.work else _found(run, plan)
             run._outputs = {
                 name: values[position][port] for name, (position, port) in graph.outputs.items() if position in values
             }
@@ -194,10 +220,16 @@ class Engine:
         finally:
             self._runs.discard(run)
 
+    def _computed(self, run: Run, plan: Plan) -> dict[int, dict[str, Any]]:
+        runner = Runner(self._tools, self.cache, run.journal, lambda: run.cancelled, run.recipe, lambda: self.previews)
+        run.recipe = runner.recipe
+        with aside(len(plan.work)):
+            return Execution(self._tools, self.cache, run.journal, runner).execute(plan)
+
     def prepare(self, workflow: Workflow, inputs: Mapping[str, Any] | None = None) -> tuple[Graph, Keys]:
         """Bind the inputs, check everything, make the keys.  Raises GraphError with every problem."""
         bound = bind(workflow, inputs or {})
-        place = (bound.name, len(bound.nodes))
+        place = _place(bound)
         with self._lock:
             recent = self._recent.get(place)
         made = self._prepare_again(bound, *recent) if recent else None
@@ -286,6 +318,17 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
         return "unset"
     text = repr(values[name])
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _found(run: Run, plan: Plan) -> dict[int, dict[str, Any]]:
+    """The values of a plan without work."""
+    run.journal.add(events.Planned, [plan.graph.tasks[position].id for position in plan.hits], [])
+    return {position: plan.hits[position] for position in plan.wanted}
+
+
+def _place(workflow: Workflow) -> tuple[str, int]:
+    """Where a workflow's graph is kept: the next one of this name and size is likely the same."""
+    return workflow.name, len(workflow.nodes)
 
 
 def bind(workflow: Workflow, inputs: Mapping[str, Any]) -> Workflow:

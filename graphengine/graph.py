@@ -103,6 +103,8 @@ class Graph:
         None when more has changed; then build anew.  Raises GraphError like `build`.
         """
         was = self.workflow
+        if workflow.text and workflow.text == was.text and not self.given:
+            return self, []
         if self.given or (workflow.outputs, workflow.inputs) != (was.outputs, was.inputs):
             return None
         before, form = was.nodes, _form(workflow.nodes)

@@ -61,6 +61,8 @@ class Workflow:
     description: str = ""
     inputs: Mapping[str, Declared] = field(default_factory=dict)
     outputs: Mapping[str, Link] = field(default_factory=dict)
+    text: str = field(default="", init=False, compare=False, repr=False)
+    """What it was read from; a copy that differs has none."""
 
     @classmethod
     def load(cls, source: Workflow | Mapping[str, Any] | str | Path) -> Workflow:
@@ -73,10 +75,14 @@ class Workflow:
             return source
         if isinstance(source, Path) or (isinstance(source, str) and not source.lstrip().startswith("{")):
             path = Path(source)
-            return cls.load(parse_json(path.read_text(encoding="utf-8"), path.name))
-        if isinstance(source, str):
-            source = parse_json(source)
-        return _Reader().workflow(source)
+            return cls._parsed(path.read_text(encoding="utf-8"), path.name)
+        return cls._parsed(source) if isinstance(source, str) else _Reader().workflow(source)
+
+    @classmethod
+    def _parsed(cls, text: str, name: str = "workflow") -> Workflow:
+        made = _Reader().workflow(parse_json(text, name))
+        object.__setattr__(made, "text", text)
+        return made
 
     def document(self) -> dict[str, Any]:
         """The JSON document; `Workflow.load` of it gives an equal workflow."""

@@ -1,5 +1,6 @@
 """Runs: what is computed, what is not, in which order, and how they end."""
 
+import json
 import threading
 
 import pytest
@@ -36,6 +37,34 @@ def test_the_same_workflow_again_computes_nothing(engine):
     calls.clear()
     assert result(engine, chain(10)) == {"value": 9}
     assert calls == []
+
+
+def test_a_run_whose_results_lie_in_memory_has_ended_when_it_is_submitted(engine):
+    result(engine, chain(10))
+    again = engine.submit(chain(10))
+    assert again.status == "finished" and again.result(0) == {"value": 9}
+    kinds = [event.event for event in again.events()]
+    assert kinds == ["queued", "planned", "run_finished"]
+
+
+def test_what_has_to_be_computed_is_not_computed_where_it_is_submitted(engine):
+    waiting = workflow({"wait": ("Wait", {"number": 3})}, {"value": "wait.value"})
+    Wait.let_go.set()
+    result(engine, waiting)
+    Wait.let_go.clear()
+    Wait.started.clear()
+    other = engine.submit(waiting.with_inputs({("wait", "number"): 4}))
+    assert Wait.started.wait(10) and other.status == "running"
+    Wait.let_go.set()
+    assert other.result(10) == {"value": 4}
+
+
+def test_the_same_text_again_computes_nothing_and_another_only_what_it_changes(engine):
+    text = json.dumps(chain(10).document())
+    result(engine, text)
+    calls.clear()
+    assert result(engine, text) == {"value": 9} and calls == []
+    assert result(engine, text.replace('"b": 1', '"b": 2')) != {"value": 9} and calls != []
 
 
 def test_a_changed_literal_computes_only_what_depends_on_it(engine):

@@ -1,5 +1,6 @@
 """Graph.build: every problem at once, with its place and a hint; and nothing that depends on depth."""
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from graphengine.errors import GraphError
 from graphengine.fingerprint import Fingerprinter
 from graphengine.graph import Graph, _different, _form
 from graphengine.registry import Registry
+from graphengine.workflow import Workflow
 
 
 @pytest.fixture
@@ -95,6 +97,19 @@ def test_what_changed_in_literals_only_is_found(registry):
     graph = Graph.build(chain(5), registry)
     changed = graph.changed(chain(5, last=7), registry)
     assert changed is not None and changed[1] == [4]
+
+
+def test_the_same_text_is_the_same_graph(registry):
+    text = json.dumps(chain(3).document())
+    graph = Graph.build(Workflow.load(text), registry)
+    assert graph.changed(Workflow.load(text), registry) == (graph, [])
+
+
+def test_the_same_text_with_an_inner_workflow_is_built_anew_for_that_may_have_changed(registry):
+    text = json.dumps(workflow({"inner": ("workflow.other", {})}, {"value": "inner.value"}).document())
+    found = [workflow({"one": ("Constant", {"value": 1})}, {"value": "one.value"})]
+    graph = Graph.build(Workflow.load(text), registry, lambda name: found[0])
+    assert graph.changed(Workflow.load(text), registry) is None
 
 
 def test_a_changed_link_is_no_small_change(registry):

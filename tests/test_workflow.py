@@ -22,6 +22,13 @@ def test_a_document_comes_back_equal():
     assert Workflow.load(made.document()) == made
 
 
+def test_a_workflow_knows_its_text_and_a_copy_that_differs_has_none():
+    text = json.dumps(MINIMAL)
+    made = Workflow.load(text)
+    assert made.text == text
+    assert made.with_inputs({("a", "value"): 2}).text == "" == Workflow.load(MINIMAL).text
+
+
 def test_a_link_is_told_from_a_literal():
     made = Workflow.load(
         MINIMAL | {"nodes": {"b": {"type": "Add", "inputs": {"a": {"from": "a.value"}, "b": [1, {"from": "a.value"}]}}}}
