@@ -91,7 +91,7 @@ def test_the_workflow_keeps_the_picture_with_the_best_score(engine, workflows):
     ("name", "told"),
     [
         ("smal", "Did you mean small"),
-        ("eyes", "eyes is a CLIPVisionModelWithProjection; a score needs a CLIPModel"),
+        ("eyes", "eyes is a CLIPVisionModelWithProjection; expected a CLIPModel"),
         ("../small", "small"),
     ],
 )

@@ -5,19 +5,16 @@ A whole CLIP, with both its encoders, lies in `clip_vision` of a model folder, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import CheckpointError, did_you_mean
-from graphengine.fingerprint import digest, remembered_digest
+from graphengine.errors import CheckpointError
 from graphengine.guiding import Clip
-from graphengine.models import library
-from graphengine.models.source import read_json
-from graphengine.models.weights import load_tensors, read_header, weight_files
+from graphengine.models import clip_files
+from graphengine.models.clip_files import ClipFiles
+from graphengine.models.weights import load_tensors
 from graphengine.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,22 +26,11 @@ TOKENIZER = Path(__file__).parent / "tokenizers" / "clip"
 MOST_PIXELS = 2048
 
 
-@dataclass(frozen=True)
-class ClipFile:
-    """A whole CLIP: its name, its folder, its config, its files and its digest."""
-
-    name: str
-    place: Path
-    config: dict[str, Any]
-    files: list[Path]
-    digest: str
+class ClipFile(ClipFiles):
+    """A whole CLIP."""
 
     def handle(self) -> Clip:
         return Clip(self.name, self.digest, "", str(self.place))
-
-    def numbers(self) -> int:
-        """How many numbers its weights are.  Raises CheckpointError."""
-        return sum(info.numbers for file in self.files for info in read_header(file).values())
 
 
 def find(name: str, settings: Settings) -> ClipFile:
@@ -54,12 +40,7 @@ def find(name: str, settings: Settings) -> ClipFile:
         CheckpointError: there is none, it is pickled, damaged, or something else.
         AssetError: the name leads out of the model folders.
     """
-    path = library.find(name, "clip_vision", settings, "CLIP")
-    if path is None:
-        known = library.names("clip_vision", settings)
-        hint = did_you_mean(name, dict.fromkeys(known)) or "Put it into the folder 'clip_vision' of a model folder."
-        raise CheckpointError(f"there is no CLIP {name!r}. {hint}")
-    return at(path, settings, name)
+    return at(clip_files.find(name, "CLIP", settings), settings, name)
 
 
 def at(path: Path, settings: Settings, name: str) -> ClipFile:
@@ -68,13 +49,7 @@ def at(path: Path, settings: Settings, name: str) -> ClipFile:
         raise CheckpointError(
             f"{name} is a single file; a CLIP is a folder with a config.json in transformers' layout."
         )
-    config = read_json(path / "config.json")
-    seen = (config.get("architectures") or [config.get("model_type")])[0]
-    if seen != WHOLE:
-        raise CheckpointError(f"{name} is a {str(seen)[:60]}; a score needs a {WHOLE}, which reads words and pictures.")
-    files = weight_files(path)
-    sums = [remembered_digest(file, settings.cache_folder) for file in files]
-    return ClipFile(name, path, config, files, digest(json.dumps([config, sums], sort_keys=True).encode()).hex())
+    return ClipFile.read(name, path, *clip_files.in_folder(path, WHOLE, name), settings)
 
 
 def scorer(models: Any, handle: Clip, settings: Settings) -> Scorer:

@@ -6,19 +6,17 @@ An IP-Adapter is a safetensors file in the folder `ipadapter` of a model folder.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphengine.errors import CheckpointError, did_you_mean
-from graphengine.fingerprint import digest, remembered_digest
+from graphengine.errors import CheckpointError
+from graphengine.fingerprint import remembered_digest
 from graphengine.guiding import ClipVision, IPAdapter
-from graphengine.models import library
-from graphengine.models.source import read_json
-from graphengine.models.weights import PICKLES, TensorInfo, read_header, refusal, weight_files
+from graphengine.models import clip_files, library
+from graphengine.models.clip_files import ClipFiles
+from graphengine.models.weights import PICKLES, TensorInfo, read_header, refusal
 from graphengine.settings import Settings
 
 PROJECTION, ATTENTION = "image_proj.", "ip_adapter."
@@ -38,15 +36,8 @@ PUBLISHED = {1024: "quick_gelu", 1280: "gelu", 1664: "gelu"}
 HEADS = 16
 
 
-@dataclass(frozen=True)
-class VisionFile:
-    """A CLIP vision model: where it is, its config, its files and its digest."""
-
-    name: str
-    place: Path
-    config: dict[str, Any]
-    files: list[Path]
-    digest: str
+class VisionFile(ClipFiles):
+    """A CLIP vision model."""
 
     def handle(self) -> ClipVision:
         """A handle on it.  Raises CheckpointError when its config tells no widths."""
@@ -103,30 +94,20 @@ def vision(name: str, settings: Settings) -> VisionFile:
         CheckpointError: there is none, it is pickled, damaged, or something else.
         AssetError: the name leads out of the model folders.
     """
-    path = library.find(name, "clip_vision", settings, "CLIP vision model")
-    if path is None:
-        known = library.names("clip_vision", settings)
-        hint = did_you_mean(name, dict.fromkeys(known)) or "Put it into the folder 'clip_vision' of a model folder."
-        raise CheckpointError(f"there is no CLIP vision model {name!r}. {hint}")
-    return vision_at(path, settings, name)
+    return vision_at(clip_files.find(name, "CLIP vision model", settings), settings, name)
 
 
 def vision_at(path: Path, settings: Settings, name: str = "") -> VisionFile:
     """The CLIP vision model at a place.  Raises CheckpointError."""
     name = name or path.name
     if path.is_dir():
-        files = weight_files(path)
-        config = read_json(path / "config.json")
-        seen = (config.get("architectures") or [config.get("model_type")])[0]
-        if seen != VISION:
-            raise CheckpointError(f"{name} is a {str(seen)[:60]}; expected a {VISION}.")
+        config, files = clip_files.in_folder(path, VISION, name)
         config = {"hidden_size": 768, "projection_dim": 512} | config  # transformers leaves defaults out
     elif path.suffix in PICKLES:
         raise CheckpointError(refusal(path))
     else:
         files, config = [path], _config(read_header(path), name)
-    sums = [remembered_digest(file, settings.cache_folder) for file in files]
-    return VisionFile(name, path, config, files, digest(json.dumps([config, sums], sort_keys=True).encode()).hex())
+    return VisionFile.read(name, path, config, files, settings)
 
 
 def _config(header: Mapping[str, TensorInfo], name: str) -> dict[str, Any]:

@@ -172,6 +172,5 @@ def numbers(handle: ClipVision | IPAdapter, settings: Settings) -> int:
     """How many numbers the weights of a network are.  Raises CheckpointError."""
     path = Path(handle.folder)
     if isinstance(handle, ClipVision):
-        read = files.vision_at(path, settings, handle.checkpoint).files
-        return sum(info.numbers for file in read for info in read_header(file).values())
+        return files.vision_at(path, settings, handle.checkpoint).numbers()
     return sum(info.numbers for name, info in read_header(path).items() if name.startswith(files.PROJECTION))
