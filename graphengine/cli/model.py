@@ -15,8 +15,9 @@ DEFAULTS = {
     "tiny": {"steps": 1800, "text_steps": 700, "scenes": 40_000, "batch": 128},
     "tiny-edit": {"steps": 2600, "text_steps": 350, "scenes": 6500, "batch": 96},
     "tiny-dit": {"steps": 2200, "text_steps": 0, "scenes": 40_000, "batch": 64},
-    "tiny-few-step": {"steps": 1000, "text_steps": 0, "scenes": 40_000, "batch": 48},
-    "tiny-few-step-control": {"steps": 1000, "text_steps": 0, "scenes": 40_000, "batch": 48},
+    "tiny-open": {"steps": 1800, "text_steps": 0, "scenes": 20_000, "batch": 48},
+    "tiny-few-step": {"steps": 600, "text_steps": 0, "scenes": 20_000, "batch": 48},
+    "tiny-few-step-control": {"steps": 600, "text_steps": 0, "scenes": 20_000, "batch": 48},
 }
 
 
@@ -52,8 +53,9 @@ def train(
     `tiny` is made from nothing: scenes are drawn, then the VAE, the text encoder and the denoiser are trained.
     `tiny-edit` goes on from tiny with pairs of scenes before and after an edit: colour, shape, background, size, place,
     a thing added or removed.  Its accuracy and a sheet of edits are written as it learns.
-    `tiny-dit` is a transformer in place of tiny's U-Net, and `tiny-few-step` a LoRA for few steps without guidance;
-    `tiny-few-step-control` is trained for as long without a teacher, to tell what distillation does from what training does.
+    `tiny-dit` is a transformer in place of tiny's U-Net, and `tiny-open` a LoRA that leaves to the seed what a prompt leaves
+    open.  `tiny-few-step` goes over that one and draws in few steps without guidance; `tiny-few-step-control` is trained for
+    as long without a teacher, to tell what distillation does from what training does.
 
     Stop it at any time; the same command goes on where it was.  About an hour on two CPU cores, on one for tiny-edit.
     """
@@ -70,13 +72,10 @@ def train(
         from graphengine.training.transformer import TransformerPlan, train_transformer
 
         made = train_transformer(folder, TransformerPlan(plan["steps"], plan["scenes"], plan["batch"], seed))
-    elif model.startswith("tiny-few-step"):
-        from graphengine.training.distillation import Lesson
-        from graphengine.training.few_step import CONTROL, train_lora
+    elif model.startswith(("tiny-open", "tiny-few-step")):
+        from graphengine.training.few_step import RECIPES, train_lora
 
-        each = max(1, plan["batch"] // Lesson.student_steps)
-        lesson = Lesson(plan["steps"], each, seed=seed, guidance=0.0 if model == CONTROL else 3.0)
-        made = train_lora(model, folder, lesson, plan["scenes"])
+        made = train_lora(model, folder, RECIPES[model].lesson(plan["steps"], plan["batch"], seed), plan["scenes"])
     else:
         from graphengine.training.tiny import Plan, train_tiny
 

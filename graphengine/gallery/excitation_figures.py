@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphengine.gallery.bench import Bench
-from graphengine.gallery.figures import SEED, Figure, percent, scenes
+from graphengine.gallery.figures import SEED, Figure, percent, scenes, turned
 from graphengine.settings import Settings
 from graphengine.training.scenes import Scene, Thing, caption, draw
 
@@ -21,8 +21,6 @@ STRENGTH, STEPS, SCALE = 0.2, 6, 3.0
 
 def attend_and_excite(settings: Settings, cases: int) -> list[Figure]:
     """Both things right without and with it, over the same pictures and noise; and how sure it is that this is no chance."""
-    from scipy.stats import binomtest
-
     bench, found = Bench.of("tiny", settings), scenes(cases, "two things")
     negative = bench.prompts([""])
     both: dict[bool, list[bool]] = {False: [], True: []}
@@ -42,15 +40,13 @@ def attend_and_excite(settings: Settings, cases: int) -> list[Figure]:
             spent[excited] += time.process_time() - began
             both[excited].append(_both(asked, bench.pictures(made)[0]))
     before, after = np.array(both[False]), np.array(both[True])
-    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    chance = binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0
     return [
         Figure(
             "both things as the prompt says, before and after",
             f"{percent(float(before.mean()))}, {percent(float(after.mean()))}",
             cases,
         ),
-        Figure("pictures that became right, that became wrong", f"{gained}, {lost} (p = {chance:.2g})", cases),
+        Figure("pictures that became right, that became wrong", turned(before, after), cases),
         Figure(
             "CPU time of a picture, before and after",
             f"{spent[False] / cases:.2f}, {spent[True] / cases:.2f} s",

@@ -138,7 +138,7 @@ EXHIBITS = (
     Exhibit(
         "few_step",
         "Few-step sampling by distillation",
-        "A student that learned to do in 4 steps what its teacher does in 20.",
+        "Where things are is left open, and has to be settled on: a student does in 4 calls what its teacher does in 40.",
         figures="few_step",
     ),
     Exhibit(

@@ -73,6 +73,15 @@ def right(found: Sequence[Scene], image: Image) -> float:
     return float(np.mean([facts(scene, read(picture))["all"] for scene, picture in zip(found, levels, strict=True)]))
 
 
+def turned(before: np.ndarray, after: np.ndarray) -> str:
+    """How many of the cases, bool `[n]` each, became right, how many wrong, and how likely chance does as much (sign test)."""
+    from scipy.stats import binomtest
+
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    chance = binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0
+    return f"{gained}, {lost} (p = {chance:.2g})"
+
+
 def workflow(engine: Engine, name: str) -> Workflow:
     """A workflow that comes with the project."""
     found = engine.find_workflow(name)

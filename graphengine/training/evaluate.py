@@ -41,6 +41,7 @@ class Evaluation:
     seed: int = 20_000
     sampler: str = "dpmpp_2m"
     lora: str = ""
+    """Names of files, separated by commas: each goes over those before it."""
 
 
 def training_scenes(count: int = TRAINING_SCENES) -> tuple[list[Scene], np.random.Generator]:
@@ -108,10 +109,10 @@ def handles_of(evaluation: Evaluation, settings: Settings) -> tuple[Denoiser, Te
         found = alone.find(evaluation.model, "denoiser", settings)
         assert isinstance(found, Denoiser)
         denoiser = found
-    if evaluation.lora:
-        file = checkpoints.find_file(evaluation.lora, "loras", settings)
+    for name in filter(None, evaluation.lora.split(",")):
+        file = checkpoints.find_file(name.strip(), "loras", settings)
         sums = remembered_digest(file, settings.cache_folder)
-        denoiser = denoiser.patched(Patch("lora", evaluation.lora, (1.0,), sums, str(file)))
+        denoiser = denoiser.patched(Patch("lora", name, (1.0,), sums, str(file)))
     return denoiser, encoder, vae
 
 

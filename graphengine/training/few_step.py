@@ -1,13 +1,15 @@
-"""Training two LoRAs of tiny that tell what distillation does: `tiny-few-step` and its control.
+"""Training three LoRAs of tiny that tell what distillation does: `tiny-open`, `tiny-few-step` and its control.
 
-The student is taught by tiny with guidance, in twice as many steps; the control is trained on for as long by the plain
-loss.  What tells them apart is how near few calls come to the picture that many lead to.
+The first leaves to the seed what a prompt leaves open (see `open_scenes`), so that drawing takes steps.  Over it, the
+student is taught by it with guidance, in twice as many steps; the control is trained on for as long by the plain loss.  What
+tells them apart is how often few calls come to a picture that is right.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +18,100 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from graphengine.models import checkpoint
 from graphengine.models.family import Prompts
 from graphengine.models.memory import ModelMemory
 from graphengine.settings import Settings
 from graphengine.training.denoiser import EMPTY_CAPTIONS
 from graphengine.training.distillation import Lesson, train
-from graphengine.training.evaluate import KINDS, TRAINING_SCENES, Evaluation, draw_prompts, handles_of, held_out
+from graphengine.training.evaluate import BATCH, Evaluation, draw_prompts, handles_of
 from graphengine.training.low_rank import write_lora
-from graphengine.training.scenes import caption
+from graphengine.training.open_scenes import open_caption, open_scene, settled
+from graphengine.training.scenes import Scene
 from graphengine.training.trainer import Stage
 from graphengine.training.transformer import BASE, Data
 
-LOOKS = 16
-"""Prompts of each kind at every look."""
-NAME, CONTROL = "tiny-few-step", "tiny-few-step-control"
-"""LoRAs that come with the package: the student, and tiny trained on for as long without a teacher."""
+LOOKS = 100
+"""Prompts at every look."""
+SEED, LOOK_SEED = 5, 99
+OPEN, STUDENT, CONTROL = "tiny-open", "tiny-few-step", "tiny-few-step-control"
+"""LoRAs that come with the package; the others go over the first, with tiny under it."""
+SLOW = Evaluation(lora=f"{OPEN}.safetensors")
 console = Console(stderr=True)
 
 
-def train_lora(model: str, folder: Path, lesson: Lesson, scenes: int = TRAINING_SCENES) -> Path:
-    """Train one of the two, or go on; returns the file that LoadLora takes.
+@dataclass(frozen=True)
+class Recipe:
+    """How one of the three is trained."""
 
-    At every save it is written and measured: `likeness.jsonl` has the step, and the mean likeness in decibels between
-    pictures in few calls and the teacher's in 20 guided steps.
+    rank: int
+    rate: float
+    guidance: float
+    """Of the teacher; 0 is without one."""
+    look: Evaluation
+    """How it draws at every look."""
+
+    def lesson(self, steps: int, batch: int, seed: int) -> Lesson:
+        return Lesson(
+            steps, max(1, batch // Lesson.student_steps), self.rate, seed, guidance=self.guidance, rank=self.rank
+        )
+
+
+def _over(name: str) -> Evaluation:
+    loras = f"{OPEN}.safetensors,{name}.safetensors"
+    return Evaluation(steps=Lesson.student_steps, guidance=1.0, sampler="ddim", lora=loras)
+
+
+RECIPES = {
+    OPEN: Recipe(16, 1e-3, 0.0, SLOW),
+    STUDENT: Recipe(8, 6e-4, 2.0, _over(STUDENT)),
+    CONTROL: Recipe(8, 6e-4, 0.0, _over(CONTROL)),
+}
+
+
+def train_lora(model: str, folder: Path, lesson: Lesson, scenes: int) -> Path:
+    """Train one of the three, or go on; returns the file that LoadLora takes.
+
+    At every save it is written and measured: `accuracy.jsonl` has the step, and the share of pictures that are right.
+    A `tiny-open` in the folder `loras` of the model folders is the one that the others go over.
     """
-    settings = Settings.load(model_folders=(folder,))
-    tiny: Any = ModelMemory(settings).denoiser(checkpoint.find(BASE.name, settings).handles()[0])
-    data = Data.beside(BASE, folder, scenes)
+    settings, recipe = Settings.load(model_folders=(folder,)), RECIPES[model]
+    below = replace(recipe.look, lora="" if model == OPEN else SLOW.lora)
+    teacher: Any = ModelMemory(settings).denoiser(handles_of(below, settings)[0])
+    random = np.random.default_rng(SEED)
+    data = Data.beside(BASE, folder, [open_scene(random) for _ in range(scenes)], random, open_caption)
     made = folder / "loras" / f"{model}.safetensors"
-    quick = Evaluation(BASE.name, LOOKS, lesson.student_steps, 1.0, sampler="ddim", lora=made.name)
-    slow = replace(quick, steps=20, guidance=lesson.guidance or 3.0, sampler="dpmpp_2m", lora="")
-    wanted = drawn(slow, settings)
+    wanted = open_scenes(LOOKS, LOOK_SEED)
 
     def examples(generator: torch.Generator, count: int) -> tuple[Tensor, Prompts]:
-        random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        rows = random.integers(0, len(data.scenes), count)
-        features = data.drawn(rows, random, 0.0 if lesson.guidance else EMPTY_CAPTIONS)
+        own = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        rows = own.integers(0, len(data.scenes), count)
+        features = data.drawn(rows, own, 0.0 if lesson.guidance else EMPTY_CAPTIONS)
         return data.latents[torch.from_numpy(rows)], Prompts(features)
 
     def look(stage: Stage) -> None:
-        write_lora(tiny.network, stage.averages["lora"], made)
-        mean = float(likeness(drawn(quick, settings), wanted).mean())
-        with (folder / "likeness.jsonl").open("a") as log:
-            log.write(json.dumps({"name": stage.name, "step": stage.done, "decibels": mean}) + "\n")
-        console.print(f"step {stage.done} of {lesson.steps}: {mean:.1f} dB to the teacher")
+        write_lora(teacher.network, stage.averages["lora"], made)
+        share = settled(wanted, draw_open(wanted, recipe.look, settings)).share
+        with (folder / "accuracy.jsonl").open("a") as log:
+            log.write(json.dumps({"name": stage.name, "step": stage.done, "right": share}) + "\n")
+        console.print(f"step {stage.done} of {lesson.steps}: {share:.0%} right in {recipe.look.steps} steps")
 
-    train(tiny, examples, Prompts(data.features([""])), lesson, folder, look)
+    train(teacher, examples, Prompts(data.features([""])), lesson, folder, look)
     return made
 
 
-def drawn(way: Evaluation, settings: Settings) -> np.ndarray:
-    """Pictures of held-out prompts, `way.count` of each kind, uint8 `[n, 64, 64, 3]`."""
-    memory, handles = ModelMemory(settings), handles_of(way, settings)
-    captions = [[caption(scene) for scene in held_out(kind, way.count, way.seed)] for kind in KINDS]
-    return np.concatenate([draw_prompts(memory, handles, each, way) for each in captions])
+def open_scenes(count: int, seed: int) -> list[Scene]:
+    random = np.random.default_rng(seed)
+    return [open_scene(random) for _ in range(count)]
+
+
+def draw_open(
+    scenes: Sequence[Scene], way: Evaluation, settings: Settings, memory: ModelMemory | None = None
+) -> np.ndarray:
+    """Pictures of scenes whose open part is not told, uint8 `[n, 64, 64, 3]`; each has a seed of its own."""
+    handles, texts = handles_of(way, settings), [open_caption(scene) for scene in scenes]
+    memory = memory or ModelMemory(settings)
+    parts = [draw_prompts(memory, handles, texts[row : row + BATCH], way, row) for row in range(0, len(texts), BATCH)]
+    return np.concatenate(parts)
 
 
 def likeness(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -75,15 +75,23 @@ class Data:
     scenes: list[Scene]
     text: CLIPTextModel
     tokenizer: CLIPTokenizer
+    told: Callable[[Scene], str] = caption
 
     @classmethod
-    def beside(cls, base: Path, folder: Path, scenes: int) -> Data:
+    def beside(
+        cls,
+        base: Path,
+        folder: Path,
+        scenes: list[Scene],
+        random: np.random.Generator,
+        told: Callable[[Scene], str] = caption,
+    ) -> Data:
         """Scenes and the frozen parts of the checkpoint `base`; latents are encoded once and kept in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        made, random = training_scenes(scenes)
         vae: Any = AutoencoderKL.from_pretrained(base / "vae", low_cpu_mem_usage=False, torch_dtype=torch.float32)
         text: Any = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
-        return cls(encoded(folder, vae, made, random), made, text, CLIPTokenizer.from_pretrained(base / "tokenizer"))
+        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+        return cls(encoded(folder, vae, scenes, random), scenes, text, tokenizer, told)
 
     @torch.no_grad()
     def features(self, captions: list[str]) -> Tensor:
@@ -93,7 +101,7 @@ class Data:
 
     def drawn(self, rows: np.ndarray, random: np.random.Generator, empty: float) -> Tensor:
         """Features of captions of scenes, worded anew; a share of them is empty."""
-        captions = [vary(caption(self.scenes[row]), random) for row in rows]
+        captions = [vary(self.told(self.scenes[row]), random) for row in rows]
         none = random.random(len(rows)) < empty
         return self.features(["" if e else c for c, e in zip(captions, none, strict=True)])
 
@@ -108,7 +116,7 @@ def train_transformer(folder: Path, plan: TransformerPlan, base: Path = BASE) ->
 
     At every save it is written and measured: `accuracy.jsonl`, `samples.png`, `loss.png`.
     """
-    data = Data.beside(base, folder, plan.scenes)
+    data = Data.beside(base, folder, *training_scenes(plan.scenes))
     made = folder / "checkpoints" / "tiny-dit"
 
     def look(stage: Stage) -> None:
