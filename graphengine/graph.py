@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, compress
+from itertools import compress
 from operator import ne
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from graphengine.workflow import Link, NodeSpec, Workflow
 SURE = {Link, str, int, bool, type(None)}
 """Values of these types that are equal and of one type are equal to the letter; -0.0 and [True] are not [1]."""
 FindWorkflow = Callable[[str], Workflow | None]
-Form = tuple[list[str], list[str], list[int], list[type]]
 
 
 class Wire(NamedTuple):
@@ -107,10 +105,10 @@ class Graph:
             return self, []
         if self.given or (workflow.outputs, workflow.inputs) != (was.outputs, was.inputs):
             return None
-        before, form = was.nodes, _form(workflow.nodes)
-        if form[0] != self._form[0] and before.keys() != workflow.nodes.keys():
+        before = was.nodes
+        if workflow.form[0] != was.form[0] and before.keys() != workflow.nodes.keys():
             return None
-        different = _different(before, workflow.nodes, self._form, form)
+        different = _different(was, workflow)
         if not different:
             return self, []
         if not all(_same_links(before[n], workflow.nodes[n]) for n in different):
@@ -125,13 +123,7 @@ class Graph:
             tasks[position] = builder.again(tasks[position], workflow.nodes[name].inputs)
         if builder.problems:
             raise GraphError(builder.problems)
-        graph = Graph(workflow, tasks, self.index, self.outputs, self.targets)
-        graph._form = form
-        return graph, sorted(positions)
-
-    @cached_property
-    def _form(self) -> Form:
-        return _form(self.workflow.nodes)
+        return Graph(workflow, tasks, self.index, self.outputs, self.targets), sorted(positions)
 
     def select(self, targets: Iterable[str] | None) -> list[int]:
         """Positions of the wanted tasks; names are node ids or declared outputs.  None means all of them.
@@ -156,27 +148,12 @@ class Graph:
         return sorted(set(chosen))
 
 
-def _different(old: Mapping[str, NodeSpec], new: Mapping[str, NodeSpec], before: Form, now: Form) -> list[str]:
+def _different(was: Workflow, workflow: Workflow) -> list[str]:
     """Nodes that are not equal to the letter: to Python 1, 1.0 and True are the same, to a cache they are not."""
-    if before == now and SURE.issuperset(now[3]):
+    old, new = was.nodes, workflow.nodes
+    if was.form == workflow.form and SURE.issuperset(workflow.form[3]):
         return [*compress(new, map(ne, old.values(), new.values()))]
     return [name for name, spec in new.items() if old[name] != spec or not _alike_inputs(old[name], spec)]
-
-
-def _form(nodes: Mapping[str, NodeSpec]) -> Form:
-    """What `==` does not tell: the order of nodes and inputs, and the types of all values and of the items of lists.
-
-    Two equal nodes of workflows of one form are equal to the letter if all types are `SURE`.
-    """
-    inputs = [spec[1] for spec in nodes.values()]
-    values = [*chain.from_iterable(map(dict.values, inputs))]
-    kinds, lengths = [*map(type, values)], [*map(len, inputs)]
-    if list in kinds:
-        lists = [value for value in values if type(value) is list]
-        lengths += map(len, lists)
-        kinds = [kind for kind in kinds if kind is not list]
-        kinds += map(type, chain.from_iterable(lists))
-    return [*nodes], [*chain.from_iterable(inputs)], lengths, kinds
 
 
 def _alike_inputs(old: NodeSpec, new: NodeSpec) -> bool:

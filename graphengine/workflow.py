@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ NODE_FIELDS = {"type", "inputs", "comment", "position"}
 SCALARS = (str, int, float, bool, type(None))
 FIELDS = ("graphengine", "name", "description", "inputs", "outputs", "nodes", "$schema")
 INTEGER_LIMIT = 2**63
+Form = tuple[list[str], list[str], list[int], list[type]]
 
 
 class Link(NamedTuple):
@@ -82,7 +85,21 @@ class Workflow:
     def _parsed(cls, text: str, name: str = "workflow") -> Workflow:
         made = _Reader().workflow(parse_json(text, name))
         object.__setattr__(made, "text", text)
+        _ = made.form  # worked out while it is read, which takes far longer, so that no run has to
         return made
+
+    @cached_property
+    def form(self) -> Form:
+        """What `==` does not tell of nodes: the order of nodes and inputs, and the types of all values and of lists' items."""
+        inputs = [spec[1] for spec in self.nodes.values()]
+        values = [*chain.from_iterable(map(dict.values, inputs))]
+        kinds, lengths = [*map(type, values)], [*map(len, inputs)]
+        if list in kinds:
+            lists = [value for value in values if type(value) is list]
+            lengths += map(len, lists)
+            kinds = [kind for kind in kinds if kind is not list]
+            kinds += map(type, chain.from_iterable(lists))
+        return [*self.nodes], [*chain.from_iterable(inputs)], lengths, kinds
 
     def document(self) -> dict[str, Any]:
         """The JSON document; `Workflow.load` of it gives an equal workflow."""
