@@ -19,8 +19,8 @@ NVML = "libnvidia-ml.so.1"
 KEPT, KEPT_SHARE = 2**30, 1 / 16
 """Bytes of freed memory that the allocator may keep, and the most of the machine's."""
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
-LARGEST_THRESHOLD = 2**25
-"""glibc's numbers for what can be set of its allocator, and the most that it takes for the third of them."""
+LARGEST_THRESHOLD, USUAL_PAD = 2**25, 2**17
+"""glibc's numbers for what can be set of its allocator; the most that it takes for the third, and what the second is."""
 
 
 def total_memory() -> int:
@@ -86,7 +86,8 @@ def keep_freed_memory() -> None:
     mallopt(TOP_PAD, kept // 2)
     mallopt(ARENA_MAX, 1)  # the arenas of other threads hold nothing large
     malloc.argtypes, malloc.restype, free.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
-    free(malloc(LARGEST_THRESHOLD // 2))  # the heap grows for what is below the threshold, by as much as is to be kept
+    free(malloc(LARGEST_THRESHOLD // 2))  # what is below the threshold makes the heap grow, by as much as is to be kept
+    mallopt(TOP_PAD, USUAL_PAD)  # later no more than is needed, for so much may not be had any more
 
 
 class _NvidiaMemory(ctypes.Structure):

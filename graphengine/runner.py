@@ -19,6 +19,7 @@ from graphengine.cache import Cache
 from graphengine.errors import Cancelled, NodeError, Problem, out_of_memory
 from graphengine.frame import Tools, sentence, wrong_input
 from graphengine.guard import Guard
+from graphengine.machine import give_back
 from graphengine.node import Context, Node, NodeInfo, Preview, Services
 from graphengine.ports import Pending
 from graphengine.values import Image
@@ -149,6 +150,7 @@ class Runner:
                     if not (left and out_of_memory(error)):
                         raise
         finally:
+            give_back()  # where memory is short, none is kept for later
             if models:
                 models.easing.by_blocks = False
                 self._tell(name)

@@ -18,6 +18,7 @@ FLOORS = [
         "settings",
         "collector",
         "machine",
+        "threads",
         "guiding",
         "trajectory",
         "blocks",

@@ -325,6 +325,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 from graphengine import Engine
+from graphengine.machine import give_back
 from graphengine.testing import settings
 
 own = settings(Path(sys.argv[1]))
@@ -332,6 +333,7 @@ workflow = json.loads(Path("workflows/text_to_image.json").read_text())
 inputs = {"steps": 1, "width": 96, "height": 96}
 with Engine(settings=own, cached=False) as engine:
     engine.submit(workflow, inputs).result()
+    give_back()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 100 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
