@@ -173,7 +173,8 @@ class Engine:
 
     def _known(self, run: Run) -> Known | None:
         """What is needed to plan a run that was here before, perhaps with other literals; None where it has to be found out."""
-        recent = self._recent.get(_place(run.workflow))
+        place = _place(run.workflow)
+        recent = self._recent.get(place)
         if recent is None or len(run.workflow.nodes) > AT_ONCE or recent[1].outside or recent[1].unstable:
             return None  # files would be asked
         try:
@@ -181,7 +182,10 @@ class Engine:
             made = self._prepare_again(bound, *recent)
         except GraphError:
             return None  # the run will tell
-        return made and (bound, *made)
+        if made is None:
+            return None
+        self._remember(place, made)
+        return bound, *made
 
     def _held(self, known: Known) -> bool:
         """Whether all that a run wants lies in memory, and nothing has to be asked whether it still holds."""
@@ -236,12 +240,15 @@ class Engine:
         if made is None:
             graph = Graph.build(bound, self.registry, self.find_workflow)
             made = graph, self.fingerprinter.keys(graph)
+        self._remember(place, made)
+        return made
+
+    def _remember(self, place: tuple[str, int], made: tuple[Graph, Keys]) -> None:
         with self._lock:
             self._recent[place] = made
             self._recent.move_to_end(place)
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
-        return made
 
     def _prepare_again(self, workflow: Workflow, graph: Graph, keys: Keys) -> tuple[Graph, Keys] | None:
         changed = graph.changed(workflow, self.registry)

@@ -47,6 +47,14 @@ def test_a_run_whose_results_lie_in_memory_has_ended_when_it_is_submitted(engine
     assert kinds == ["queued", "planned", "run_finished"]
 
 
+def test_a_workflow_is_compared_with_the_last_one_of_its_kind(engine):
+    for last in (1, 2, 3):
+        text = json.dumps(chain(10, last=last).document())
+        result(engine, text)
+        (kept,) = [graph.workflow.text for graph, _ in engine._recent.values()]
+        assert kept == text
+
+
 def test_what_has_to_be_computed_is_not_computed_where_it_is_submitted(engine):
     waiting = workflow({"wait": ("Wait", {"number": 3})}, {"value": "wait.value"})
     Wait.let_go.set()
