@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -200,15 +201,18 @@ class Engine:
             run.status = "running"
             if run.cancelled:
                 raise Cancelled
-            with uncollected():
-                if known:
-                    bound, graph, keys = known
-                else:
-                    bound = bind(run.workflow, run.inputs)
-                    graph, keys = self.prepare(bound)
-                plan = Plan.make(graph, keys, self.cache, graph.select(targets))
-            run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
-            values = self._computed(run, plan) if plan.work else _found(run, plan)
+            with ExitStack() as until_done:
+                with uncollected():
+                    if known:
+                        bound, graph, keys = known
+                    else:
+                        bound = bind(run.workflow, run.inputs)
+                        graph, keys = self.prepare(bound)
+                    plan = Plan.make(graph, keys, self.cache, graph.select(targets))
+                    if plan.work:
+                        until_done.enter_context(aside(len(plan.work)))
+                run.recipe = _Recipe(self.settings, bound, keys, run.inputs)
+                values = self._computed(run, plan) if plan.work else _found(run, plan)
             run._outputs = {
                 name: values[position][port] for name, (position, port) in graph.outputs.items() if position in values
             }
@@ -227,8 +231,7 @@ class Engine:
     def _computed(self, run: Run, plan: Plan) -> dict[int, dict[str, Any]]:
         runner = Runner(self._tools, self.cache, run.journal, lambda: run.cancelled, run.recipe, lambda: self.previews)
         run.recipe = runner.recipe
-        with aside(len(plan.work)):
-            return Execution(self._tools, self.cache, run.journal, runner).execute(plan)
+        return Execution(self._tools, self.cache, run.journal, runner).execute(plan)
 
     def prepare(self, workflow: Workflow, inputs: Mapping[str, Any] | None = None) -> tuple[Graph, Keys]:
         """Bind the inputs, check everything, make the keys.  Raises GraphError with every problem."""

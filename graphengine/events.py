@@ -1,6 +1,6 @@
 """What a run tells its listeners: frozen models, one line of JSON each.
 
-The executor appends bare tuples to the run's journal, because making a model costs as much as a trivial node;
+The executor appends bare values to the run's journal, because making a model costs as much as a trivial node;
 `Journal.read` turns them into models when somebody listens.  Every event keeps its number, so a listener that
 comes late or comes back reads on from any point.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -115,29 +116,37 @@ def parse_event(line: str) -> Event:
 class Journal:
     """The events of one run, in order: appended by one thread, read by any number.
 
-    Glossary: `_entries` are tuples (model, seconds since the epoch, values); `_ended` is set with the last event, and then
-    the lock `_open` is let go of: to wait for one costs a fraction of waiting for a condition.
+    Glossary: `_said` is all events one behind another, each as its model and the values of its fields (an object for
+    each would cost memory, and have the garbage collector walk them); `_times` is when they were, in seconds since the
+    epoch; `_starts` is where they begin, as far as anybody has read.  `_ended` is set with the last event, and then the
+    lock `_open` is let go of: to wait for one costs a fraction of waiting for a condition.
     """
 
     def __init__(self, run: str):
         self.run = run
-        self._entries: list[tuple[Any, ...]] = []
+        self._said: list[Any] = []
+        self._times = array("d")
+        self._starts = [0]
         self._waiting = 0
         self._changed = threading.Condition()
         self._ended = False
         self._open = threading.Lock()
         self._open.acquire()
 
-    def add(self, model: type[Event], *values: Any) -> None:
-        """Append one event: the values of its own fields, in their order.  Wakes listeners only when there are any."""
-        self._entries.append((model, time.time(), *values))
+    def add(self, *event: Any) -> None:
+        """Append one event: its model and the values of all of its own fields, in their order.
+
+        Wakes listeners only when there are any.
+        """
+        self._said += event
+        self._times.append(time.time())
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
 
-    def end(self, model: type[Event], *values: Any) -> None:
+    def end(self, *event: Any) -> None:
         """Append the last event: nothing is added after it."""
-        self._entries.append((model, time.time(), *values))
+        self.add(*event)
         with self._changed:
             first, self._ended = not self._ended, True
             self._changed.notify_all()
@@ -145,7 +154,7 @@ class Journal:
             self._open.release()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._times)
 
     @property
     def ended(self) -> bool:
@@ -161,7 +170,7 @@ class Journal:
 
     def entries(self, start: int) -> list[tuple[type[Event], float, dict[str, Any]]]:
         """What has been added from number `start` on: kind, seconds since the epoch, the kind's own fields."""
-        return [_with_names(*entry) for entry in self._entries[start:]]
+        return [self._entry(position) for position in range(start, len(self))]
 
     def read(self, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """Events with a number above `after`, waiting for new ones until the run has ended.
@@ -170,28 +179,32 @@ class Journal:
         """
         position = after + 1
         while True:
-            while position < len(self._entries):
-                model, moment, fields = _with_names(*self._entries[position])
+            while position < len(self):
+                model, moment, fields = self._entry(position)
                 yield model(run=self.run, seq=position, time=moment, **fields)
                 position += 1
-            if self._ended and position >= len(self._entries):
+            if self._ended and position >= len(self):
                 return
             with self._changed:
                 self._waiting += 1
                 try:
-                    fresh = self._changed.wait_for(
-                        lambda seen=position: seen < len(self._entries) or self._ended, timeout
-                    )
+                    fresh = self._changed.wait_for(lambda seen=position: seen < len(self) or self._ended, timeout)
                 finally:
                     self._waiting -= 1
             if not fresh:
                 return
 
+    def _entry(self, position: int) -> tuple[type[Event], float, dict[str, Any]]:
+        said, starts = self._said, self._starts
+        if position >= len(starts):
+            with self._changed:  # of two readers one counts on
+                while len(starts) <= position:
+                    starts.append(starts[-1] + 1 + len(_names(said[starts[-1]])))
+        model, first = said[starts[position]], starts[position] + 1
+        names = _names(model)
+        return model, self._times[position], dict(zip(names, said[first : first + len(names)], strict=True))
+
 
 @cache
 def _names(model: type[Event]) -> tuple[str, ...]:
     return tuple(name for name in model.__annotations__ if name != "event")
-
-
-def _with_names(model: type[Event], moment: float, *values: Any) -> tuple[type[Event], float, dict[str, Any]]:
-    return model, moment, dict(zip(_names(model), values, strict=True))

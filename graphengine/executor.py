@@ -45,15 +45,10 @@ class Execution:
         """Compute what is wanted.  Raises NodeError, or Cancelled; claims are given back in any case."""
         root = self._frame(plan, "")
         self._frames = [root]
-        cancelled = self.runner.cancelled
         try:
             while self._frames:
                 frame = self._frames[-1]
-                if frame.jobs or frame.work:
-                    if cancelled():
-                        raise Cancelled
-                    self._do(frame, frame.jobs.pop() if frame.jobs else (frame.work.pop(), PLAIN))
-                else:
+                if self._walk(frame):
                     self._frames.pop()
                     self._deliver(frame)
         finally:
@@ -69,48 +64,63 @@ class Execution:
         self.journal.add(events.Planned, hits, work)
         return Frame(plan, prefix)
 
-    # One job
+    # Jobs
 
-    def _do(self, frame: Frame, job: Job) -> None:
-        position, item = job
-        task = frame.tasks[position]
-        if item == GATHER:
-            self._gather(frame, position, task)
-            return
-        if task.mapped and item == PLAIN:
-            self._spread(frame, position, task)
-            return
-        key = frame.keys[position] if item == PLAIN else self._item_key(frame, position, item)
-        facts = task.info.facts
-        if self.cache and facts.cached:
-            if item == PLAIN and not facts.effect:
-                found = self.cache.claim(key, self._check)
+    def _walk(self, frame: Frame) -> bool:
+        """Do the jobs of a frame; False when a node has put another frame before it.
+
+        What is written out here is the way of most nodes: it is the same for all, and calls would be a tenth of it.
+        """
+        tasks, keys, values, work, jobs = frame.tasks, frame.keys, frame.values, frame.work, frame.jobs
+        cache, check, add, runner = self.cache, self._check, self.journal.add, self.runner
+        cancelled, run, prefix = runner.cancelled, runner.run, frame.prefix
+        while work or jobs:
+            if cancelled():
+                raise Cancelled
+            position, item = jobs.pop() if jobs else (work.pop(), PLAIN)
+            task = tasks[position]
+            if item != PLAIN:
+                if item == GATHER:
+                    self._gather(frame, position, task)
+                    continue
+                key = self._item_key(frame, position, item)
+            elif task.mapped:
+                self._spread(frame, position, task)
+                continue
             else:
-                found = self._claim(self.cache, key, task, item)
-            if found is None:
+                key = keys[position]
+            info = task.info
+            facts = info.facts
+            if cache and facts.cached:
+                if item == PLAIN and not facts.effect:
+                    found = cache.claim(key, check)
+                else:
+                    found = self._claim(cache, key, task, item)
+                if found is not None:
+                    self._keep(frame, position, item, found, key)
+                    continue
                 self._claimed.add(key)
+            name = prefix + task.id
+            if item == PLAIN:
+                add(events.NodeStarted, name)
+            if task.direct:
+                inputs = task.literals.copy()
+                for port, source, output, _, _, _ in task.wires:
+                    inputs[port] = values[source][output]  # pyright: ignore[reportOptionalSubscript] - it has readers
             else:
-                self._keep(frame, job, task, found, key)
-                return
-        name = frame.prefix + task.id
-        if item == PLAIN:
-            self.journal.add(events.NodeStarted, name)
-        if task.direct:
-            inputs, values = task.literals.copy(), frame.values
-            for port, source, output, _, _, _ in task.wires:
-                inputs[port] = values[source][output]  # pyright: ignore[reportOptionalSubscript] - it waits for readers
-        else:
-            inputs = self._inputs(frame, task, item)
-        try:
-            result = self.runner.run(task.info, inputs, name)
-        except Pending as pending:
-            self._release(key)
-            self._fetch(frame, job, task, pending.name)
-            return
-        if isinstance(result, Workflow):
-            self._expand(frame, job, task, result, (key, self.runner.began, name))
-            return
-        self._finish(frame, job, task, result.__dict__, (key, self.runner.began, name))
+                inputs = self._inputs(frame, task, item)
+            try:
+                result = run(info, inputs, name)
+            except Pending as pending:
+                self._release(key)
+                self._fetch(frame, (position, item), task, pending.name)
+                continue
+            claim = key, runner.began, name
+            if isinstance(result, Workflow):
+                self._expand(frame, (position, item), task, result, claim)
+                return False
+            self._finish(frame, position, item, result.__dict__, claim)
+        return True
 
     def _claim(self, cache: Cache, key: bytes, task: Task, item: int) -> Outputs | None:
         """Outputs that are there after all (another run was quicker, or an item was known); None: it is ours to make."""
@@ -237,19 +247,20 @@ class Execution:
 
     # Results
 
-    def _finish(self, frame: Frame, job: Job, task: Task, outputs: Outputs, claim: Claim) -> None:
-        key, started, name = claim
-        seconds = time.perf_counter() - started
-        if self.cache and key in self._claimed:
+    def _finish(self, frame: Frame, position: int, item: int, outputs: Outputs, claim: Claim) -> None:
+        key, began, name = claim
+        seconds = time.perf_counter() - began
+        task = frame.tasks[position]
+        if self.cache and task.info.facts.cached:
             self._claimed.discard(key)
             self.cache.settle(key, outputs)
             if seconds >= DISK_SECONDS or task.info.durable:
-                self._record(frame, job[0], task, outputs, (key, seconds))
-        if job[1] != PLAIN:
-            self._keep(frame, job, task, outputs, key)
-            return
-        self._settle(frame, job[0], task, outputs)
-        self.journal.add(events.NodeFinished, name, seconds)
+                self._record(frame, position, task, outputs, (key, seconds))
+        if item == PLAIN:
+            self._settle(frame, position, task, outputs)
+            self.journal.add(events.NodeFinished, name, seconds)
+        else:
+            self._keep(frame, position, item, outputs, key)
 
     def _record(self, frame: Frame, position: int, task: Task, outputs: Outputs, claim: tuple[bytes, float]) -> None:
         """To disk with it, when it was worth computing only once, and note what its key was made of."""
@@ -262,8 +273,9 @@ class Execution:
         if cache.store(key, outputs, notes) or not task.info.facts.effect:
             cache.disk.note(note_name(frame.plan.graph.workflow, frame.prefix + task.id), made_of)
 
-    def _keep(self, frame: Frame, job: Job, task: Task, outputs: Outputs, key: bytes) -> None:
-        position, item = job
+    def _keep(self, frame: Frame, position: int, item: int, outputs: Outputs, key: bytes) -> None:
+        """A job has its outputs: an item's are gathered, a node's are given to its readers."""
+        task = frame.tasks[position]
         if item == PLAIN:
             self._settle(frame, position, task, outputs)
             return
@@ -334,7 +346,7 @@ class Execution:
             checked = task.info.gives(**{n: outputs[n] for n in task.info.outputs})
         except ValidationError as error:
             raise self.runner.fail(name, wrong_input(name, error), error) from error
-        self._finish(above, job, task, dict(checked.__dict__), claim)
+        self._finish(above, *job, dict(checked.__dict__), claim)
 
 
 def note_name(workflow: Workflow, node: str) -> str:

@@ -102,17 +102,17 @@ class Fingerprinter:
     def __init__(self, settings: Settings):
         self.settings = settings
         self._numerics = json.dumps(settings.numerics(), sort_keys=True).encode()
-        self._identities: dict[int, tuple[NodeInfo, bytes]] = {}
+        self._identities: dict[NodeInfo, bytes] = {}
 
     def identity(self, info: NodeInfo) -> bytes:
         """The part of the key that a node type contributes: name, version, plugin, code, and numerics."""
-        known = self._identities.get(id(info))
+        known = self._identities.get(info)
         if known:
-            return known[1]
+            return known
         facts = info.facts
         text = f"{info.name}\0{facts.version}\0{info.plugin}\0{_plugin_version(info.plugin)}\0"
         made = digest(text.encode(), code_digest(info.type), self._numerics if facts.lane == "gpu" else b"")
-        self._identities[id(info)] = (info, made)  # the info is kept, so its id stays its own
+        self._identities[info] = made
         return made
 
     def outside(self, task: Task, inputs: Mapping[str, Any] | None = None) -> bytes | None:
@@ -145,11 +145,11 @@ class Fingerprinter:
     def keys(self, graph: Graph) -> Keys:
         """Keys of all tasks.  Raises GraphError with every outside fact that could not be had."""
         made = Keys(graph, [], {}, set(), set())
-        keys, problems = made.keys, []
+        keys, known, problems = made.keys, self._identities, []
         for position, task in enumerate(graph.tasks):
             info = task.info
             if task.direct and info.plain:  # as `key` does it, without its calls: graphs have many such nodes
-                parts = self.identity(info) + task.static
+                parts = (known.get(info) or self.identity(info)) + task.static
                 for wire in task.wires:
                     parts += keys[wire[1]]
                 keys.append(blake2b(parts, digest_size=SIZE).digest())

@@ -37,6 +37,7 @@ class Runner:
     """Runs the nodes of one run, one at a time.
 
     `began` is when the last node began, on `time.perf_counter`; `item` is which of how many items of a list it has.
+    It is made in the thread in which it runs them.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Runner:
         self.cancelled, self.began, self.item = cancelled, 0.0, (0, 1)
         self._cache, self._journal, self._recipe = cache, journal, recipe
         self._models, self._lanes = tools.models, tools.lanes
+        self._told: list[str] = tools.models.easing.told if tools.models else []
         self._previews, self._next_preview = previews, 0.0
         self._notes: dict[str, list[str]] = {}
         self._services = Services(
@@ -126,7 +128,7 @@ class Runner:
             if not out_of_memory(error):
                 raise
         else:
-            if self._models and self._models.easing.told:
+            if self._told:
                 self._tell(name)
             return made
         return self._tried_again(node, name)  # out here nothing holds on to what the first try had made
@@ -153,13 +155,12 @@ class Runner:
             give_back()  # where memory is short, none is kept for later
             if models:
                 models.easing.by_blocks = False
-                self._tell(name)
+            self._tell(name)
 
     def _tell(self, name: str) -> None:
         """Note what the models did otherwise than usual."""
-        told = self._models.easing.told
-        while told:
-            self._note(name, told.pop(0))
+        while self._told:
+            self._note(name, self._told.pop(0))
 
     # What nodes say
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 from graphengine.errors import GraphError, Problem, did_you_mean
@@ -197,10 +198,14 @@ def _too_deep(document: Any) -> bool:
 
 
 class _Reader:
-    """Turns a parsed document into a Workflow, collecting every fault on the way."""
+    """Turns a parsed document into a Workflow, collecting every fault on the way.
+
+    A name that stands in many places becomes one string: that saves memory, and finding it in a dict is quicker.
+    """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self._names: dict[str, str] = {}
 
     def fault(
         self, code: str, message: str, node: str | None = None, port: str | None = None, hint: str | None = None
@@ -256,6 +261,7 @@ class _Reader:
             self.fault("no_nodes", "the workflow has no nodes.")
             return
         for name, entry in self._section(section, "nodes"):
+            self._names.setdefault(name, name)
             if not name or "." in name or "/" in name:
                 self.fault("bad_name", f"{name!r} cannot be a node's id: it may not be empty or hold . or /", name)
             if not entry.keys() <= NODE_FIELDS:
@@ -268,6 +274,7 @@ class _Reader:
             elif not _is_object(inputs):
                 self.fault("wrong_form", f"inputs is an object, got {_kind(inputs)}.", name)
             else:
+                kind = self._names.setdefault(kind, kind)
                 yield name, NodeSpec(kind, {k: self._value(v, name, k) for k, v in inputs.items()})
 
     def _value(self, value: Any, node: str, port: str) -> Any:
@@ -285,7 +292,7 @@ class _Reader:
         if isinstance(text, str):
             source, dot, output = text.partition(".")
             if source and output and dot and "." not in output:
-                return Link(source, output)
+                return Link(self._names.setdefault(source, source), intern(output))
         self.fault("bad_link", f'a link is "node.port", got {text!r}.', node, port)
         return Link("?", "?")
 

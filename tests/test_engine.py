@@ -1,5 +1,6 @@
 """Runs: what is computed, what is not, in which order, and how they end."""
 
+import gc
 import json
 import threading
 
@@ -30,6 +31,23 @@ def test_a_chain_gives_its_sum(engine):
 
 def test_a_chain_of_a_hundred_thousand_nodes_runs(engine):
     assert result(engine, chain(100_000)) == {"value": 99_999}
+
+
+def test_a_large_graph_that_was_just_built_is_not_walked_by_the_garbage_collector(engine):
+    made, walked = chain(5000), []
+
+    def look(phase, info):
+        if phase == "start" and info["generation"] == 0:
+            walked.append(len(gc.get_objects(generation=0)))
+
+    result(engine, chain(1))
+    gc.collect()
+    gc.callbacks.append(look)
+    try:
+        result(engine, made)
+    finally:
+        gc.callbacks.remove(look)
+    assert max(walked, default=0) < 5000  # a graph has several objects a node
 
 
 def test_the_same_workflow_again_computes_nothing(engine):

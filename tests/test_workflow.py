@@ -36,6 +36,16 @@ def test_a_link_is_told_from_a_literal():
     assert made.nodes["b"].inputs == {"a": Link("a", "value"), "b": [1, Link("a", "value")]}
 
 
+def test_a_name_that_stands_in_many_places_is_one_string():
+    link = {"from": "a.value"}
+    nodes = MINIMAL["nodes"] | {name: {"type": "Add", "inputs": {"a": link, "b": [link]}} for name in "bc"}
+    made = Workflow.load(json.dumps(MINIMAL | {"nodes": nodes}))
+    b, c = made.nodes["b"], made.nodes["c"]
+    assert b.type is c.type
+    assert b.inputs["a"].node is c.inputs["b"][0].node is next(iter(made.nodes))
+    assert b.inputs["a"].port is c.inputs["b"][0].port
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

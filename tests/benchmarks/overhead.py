@@ -36,7 +36,7 @@ from graphengine.registry import Registry
 from graphengine.store.disk import DiskStore
 
 FRESH_LIMIT, CHANGED_LIMIT, SAME_LIMIT, GROWTH_LIMIT = 25, 4, 1, 12
-ROUNDS = {100: 200, 1_000: 25, 10_000: 5, 100_000: 2}
+ROUNDS = {100: 200, 1_000: 25, 10_000: 8, 100_000: 2}
 WIDTH = 10
 PRIME = 1_000_003
 
