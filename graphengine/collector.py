@@ -15,7 +15,11 @@ MANY, SELDOM = 1000, (20_000, 20, 20)
 
 @contextmanager
 def aside(objects: int) -> Iterator[None]:
-    """Put what is there aside while a large graph runs, so that a collection walks only what the run has made."""
+    """Put what is there aside while a large graph runs, so that a collection walks only what the run has made.
+
+    All of it comes back afterwards, what `settled` had left out as well: kept aside for good, weights that are let go of
+    could stay in memory.
+    """
     if objects < MANY:
         yield
         return
