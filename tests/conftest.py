@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.testing import engine
+from graphengine.settings import Settings
+from graphengine.testing import engine, settings
 
 __all__ = ["engine"]
 ROOT = Path(__file__).parent.parent
@@ -46,3 +47,16 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def workflows() -> Path:
     return ROOT / "workflows"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """An empty model folder."""
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def own(tmp_path: Path, models: Path) -> Settings:
+    """Settings with this model folder and folders of the test's own."""
+    return settings(tmp_path)

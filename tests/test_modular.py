@@ -1,53 +1,26 @@
-"""Blocks of diffusers' modular pipelines as nodes: they draw what the pipeline draws, offline, and refuse what is wrong."""
+"""Blocks of diffusers' modular pipelines as nodes: they draw what the pipeline draws, and need no network."""
 
 import json
 import shutil
-import socket
 
 import pytest
 import torch
-from families import stable_diffusion_xl, z_image
 from families.harness import CONTROL, LIMIT, NEGATIVE, OTHER, PROMPT, SEED, STEPS, error, generator, library
-from families.language import lively
-from families.vocabulary import t5_encoder, t5_tokenizer
+from modular_models import MAKERS, SCALE, SIZE, all_in, drawn, engine_on, graph, link, made, no_connections
 
-from graphengine import Context, Engine, NodeError
+from graphengine import Context, Engine
 from graphengine.blocks import ModularState
 from graphengine.compose import Models
-from graphengine.errors import Cancelled, CheckpointError
+from graphengine.errors import Cancelled
 from graphengine.events import NodeProgress
 from graphengine.models.modular import component
 from graphengine.models.modular import folder as folders
 from graphengine.models.modular.pipeline import check_inputs, open_pipeline
 from graphengine.models.modular.ports import INPUTS, OVERLAY, SUFFIX, UNTYPED
 from graphengine.node import Services
-from graphengine.nodes.modular import ModularBlock, ModularDenoise  # pyright: ignore[reportMissingImports]
+from graphengine.nodes.modular import ModularDenoise  # pyright: ignore[reportMissingImports]
 from graphengine.store import codec
 from graphengine.testing import picture, settings
-
-SCALE = 3.0
-
-
-def ltx(folder):
-    """A small LTX-Video, which has no adapter here."""
-    diffusers, eights, ones = library("diffusers"), (8,) * 4, (1,) * 5
-    transformer = diffusers.LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32, num_layers=1,
-        caption_channels=32,
-    )  # fmt: skip
-    vae = diffusers.AutoencoderKLLTXVideo(
-        latent_channels=8, block_out_channels=eights, decoder_block_out_channels=eights, layers_per_block=ones,
-        decoder_layers_per_block=ones, spatio_temporal_scaling=(True, True, False, False), patch_size=1,
-        decoder_spatio_temporal_scaling=(True, True, False, False),
-    )  # fmt: skip
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    diffusers.LTXPipeline(scheduler, vae.eval(), t5_encoder(), t5_tokenizer(), lively(transformer)).save_pretrained(
-        folder
-    )
-
-
-MAKERS = {"Z-Image": z_image.make, "LTX": ltx, "SDXL": stable_diffusion_xl.base}
-SIZE = {"Z-Image": {"height": 32, "width": 64}, "LTX": {"height": 32, "width": 64}, "SDXL": {"height": 64, "width": 64}}
 
 EQUAL = {"Z-Image": 1e-6, "LTX": 1e-6, "SDXL": LIMIT}
 """The greatest relative error: convolutions are summed up in another order here."""
@@ -55,59 +28,19 @@ EQUAL = {"Z-Image": 1e-6, "LTX": 1e-6, "SDXL": LIMIT}
 
 @pytest.fixture(scope="module", autouse=True)
 def no_network():
-    """Whoever opens a connection fails."""
-
-    def refused(*arguments, **options):
-        raise AssertionError(f"a connection was opened: {arguments[1:]}")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refused)
-        patch.setattr(socket, "getaddrinfo", refused)
+    with no_connections():
         yield
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A model folder with a small random pipeline of each family."""
-    root = tmp_path_factory.mktemp("models")
-    for name, make in MAKERS.items():
-        torch.manual_seed(0)
-        make(root / name)
-    return root
+    return all_in(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
 def engine(root):
-    with Engine(settings=settings(root).model_copy(update={"model_folders": (root,)})) as engine:
+    with engine_on(root) as engine:
         yield engine
-
-
-def link(source):
-    return {"from": source}
-
-
-def graph(family, prompt=PROMPT, **more):
-    """The nodes of the four roles."""
-    sizes = SIZE[family] | ({"frames": 9} if family == "LTX" else {})
-    load = {"pipeline": link("load.pipeline")}
-    denoise = load | sizes | {"embeddings": link("prompt.embeddings"), "seed": SEED, "steps": STEPS, "guidance": SCALE}
-    return {
-        "load": {"type": "LoadModular", "inputs": {"folder": family}},
-        "prompt": {"type": "ModularEncodeText", "inputs": load | {"prompt": prompt, "negative": NEGATIVE}},
-        "denoise": {"type": "ModularDenoise", "inputs": denoise | more},
-        "decode": {"type": "ModularDecode", "inputs": load | {"latents": link("denoise.latents")}},
-    }
-
-
-def made(engine, nodes, *outputs):
-    named = {output.partition(".")[0]: link(output) for output in outputs}
-    result = engine.submit({"graphengine": 1, "name": "w", "nodes": nodes, "outputs": named}).result(60)
-    return [result[name] for name in named]
-
-
-def drawn(engine, family, **changes):
-    latents, image = made(engine, graph(family, **changes), "denoise.latents", "decode.image")
-    return latents.values["latents"], torch.tensor(image.pixels)
 
 
 def pipeline(folder):
@@ -343,137 +276,3 @@ def test_the_workflow_draws_with_a_person_s_own_folder(engine, workflows):
     )
     assert first.size == (64, 32)
     assert abs(first.pixels - second.pixels).max() > 0
-
-
-# What is wrong
-
-
-def fault(engine, nodes, output="decode.image"):
-    with pytest.raises(NodeError) as caught:
-        made(engine, nodes, output)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "said"),
-    [
-        ({"block": "denois"}, "has no block 'denois'. Did you mean denoise?"),
-        ({"block": "denoise.text2image.denoise.denoiser"}, "is a part of the loop denoise.text2image.denoise"),
-        ({"block": "denoise", "inputs": {"stepz": 3}}, "the block denoise has no input 'stepz'"),
-        ({"block": "denoise", "inputs": {"strenght": 0.5}}, "Did you mean strength?"),
-        ({"block": "text_encoder", "inputs": {"prompt": 3}}, "prompt of the block text_encoder wants str, got int 3"),
-        ({"block": "denoise", "inputs": {"height": "large"}}, "height of the block denoise wants int, got str"),
-        ({"block": "denoise", "inputs": {"image_latents": 1}}, "wants Tensor, got int 1. That cannot be written"),
-        ({"block": "decode"}, "Required input 'latents' is missing. Write it, or link a state that has it"),
-    ],
-)
-def test_a_block_that_is_not_there_or_is_given_something_odd_says_what_is_right(engine, inputs, said):
-    own = {"pipeline": link("load.pipeline"), **inputs}
-    assert said in fault(engine, graph("Z-Image") | {"block": {"type": "ModularBlock", "inputs": own}}, "block.state")
-
-
-def test_a_port_that_the_pipeline_does_not_have_is_refused(engine):
-    told = "the block denoise of this pipeline takes no frames; it takes width, height, steps, seed, count, strength, guidance"
-    assert told in fault(engine, graph("Z-Image", frames=9))
-
-
-def test_what_another_pipeline_has_made_is_refused(engine):
-    nodes = graph("Z-Image") | {"other": {"type": "LoadModular", "inputs": {"folder": "SDXL"}}}
-    nodes["denoise"]["inputs"]["pipeline"] = link("other.pipeline")
-    assert "was made by another pipeline than SDXL" in fault(engine, nodes)
-
-
-def test_pictures_that_a_state_does_not_hold_are_told(engine):
-    own = {"state": link("prompt.embeddings"), "output": "image"}
-    nodes = graph("Z-Image") | {"picture": {"type": "ModularPicture", "inputs": own}}
-    assert "the state holds no 'image'. There is prompt," in fault(engine, nodes, "picture.image")
-    nodes["picture"]["inputs"]["output"] = "prompt_embeds"
-    assert "prompt_embeds is no picture but a Tensor" in fault(engine, nodes, "picture.image")
-
-
-def copied(root, tmp_path):
-    """A copy of the small Z-Image in a model folder of its own."""
-    folder = shutil.copytree(root / "Z-Image", tmp_path / "model")
-    return folder, settings(tmp_path).model_copy(update={"model_folders": (tmp_path,)})
-
-
-def test_a_component_that_is_not_in_the_folder_is_named(root, tmp_path):
-    folder, own = copied(root, tmp_path)
-    shutil.rmtree(folder / "vae")
-    nodes = graph("Z-Image")
-    nodes["load"]["inputs"]["folder"] = "model"
-    with Engine(settings=own) as engine:
-        assert "the block decode uses vae, and no such folder lies in model" in fault(engine, nodes)
-
-
-def test_a_folder_that_is_not_there_or_holds_no_pipeline_is_told(engine, root, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no pipeline 'Z-Imag'.*Did you mean Z-Image"):
-        folders.find("Z-Imag", settings(root).model_copy(update={"model_folders": (root,)}))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"neither modular_model_index\.json nor model_index\.json in it"):
-        folders.at(tmp_path / "empty", settings(tmp_path))
-    nodes = graph("Z-Image")
-    nodes["load"]["inputs"]["folder"] = "tiny"
-    assert "'StableDiffusionPipeline', for which diffusers has no modular pipeline" in fault(engine, nodes)
-
-
-CODE = "import pathlib; pathlib.Path({!r}).touch()"
-
-
-@pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("modular_config.json", {"auto_map": {"ModularPipelineBlocks": "own.Blocks"}}),
-        ("model_index.json", {"_class_name": ["own", "Pipeline"]}),
-        ("model_index.json", {"vae": ["own", "Autoencoder"]}),
-        ("model_index.json", {"vae": ["diffusers", "ModularPipeline"]}),
-        ("modular_model_index.json", {"_class_name": "ModularPipeline", "_blocks_class_name": "OwnBlocks"}),
-        ("vae/config.json", {"auto_map": {"AutoModel": "own.Autoencoder"}}),
-    ],
-)
-def test_code_that_a_folder_names_is_refused_and_not_run(root, tmp_path, file, said):
-    folder, own = copied(root, tmp_path)
-    for place in (folder / "own.py", folder / "vae" / "own.py"):
-        place.write_text(CODE.format(str(tmp_path / "canary")))
-    path = folder / file
-    path.write_text(json.dumps((json.loads(path.read_text()) if path.is_file() else {}) | said))
-    nodes = graph("Z-Image")
-    nodes["load"]["inputs"]["folder"] = "model"
-    with (
-        Engine(settings=own) as engine,
-        pytest.raises(Exception, match=r"code that a model names is never run|Code that"),
-    ):
-        made(engine, nodes, "decode.image")
-    assert not (tmp_path / "canary").exists()
-
-
-def test_pickles_and_components_that_lie_elsewhere_are_refused(root, tmp_path):
-    folder, own = copied(root, tmp_path)
-    (weights,) = (folder / "vae").glob("*.safetensors")
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(CheckpointError, match="is a pickle"):
-        folders.find("model", own)
-    index = {
-        "_class_name": "ZImageModularPipeline",
-        "vae": ["diffusers", "AutoencoderKL", {"subfolder": "../../other"}],
-    }
-    (folder / "modular_model_index.json").write_text(json.dumps(index))
-    with pytest.raises(Exception, match="lies outside the folder 'model'"):
-        folders.find("model", own)
-
-
-def test_a_folder_that_changed_since_the_run_was_planned_fails_the_run(engine, root, tmp_path):
-    folder, own = copied(root, tmp_path)
-    (handle,) = made(engine, graph("Z-Image"), "load.pipeline")
-    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
-    moved = type(handle)(handle.checkpoint, handle.digest, handle.family, str(folder), pipeline=handle.pipeline)
-    with pytest.raises(CheckpointError, match="was changed while the run went on"):
-        ModularBlock(pipeline=moved).run(Context("node", Services(own, Models(own))))
-
-
-def test_a_package_that_is_missing_is_named(engine, monkeypatch):
-    from diffusers.modular_pipelines.z_image import encoders
-
-    monkeypatch.setattr(encoders, "get_qwen_prompt_embeds", lambda **options: ftfy.fix_text(""))  # noqa: F821 # pyright: ignore[reportUndefinedVariable]
-    told = "the block text_encoder needs the package ftfy. Install it: pip install ftfy"
-    assert told in fault(engine, graph("Z-Image", "a prompt that is not kept"))

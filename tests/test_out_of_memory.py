@@ -4,10 +4,8 @@ import gc
 import json
 import subprocess
 import sys
-import threading
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import picture_models
@@ -20,13 +18,13 @@ import graphengine
 from graphengine import Context, Engine, Node, Ports
 from graphengine.errors import CheckpointError, out_of_memory
 from graphengine.events import NodeNote
-from graphengine.models import autoencoder, clip, pieces, source, variant
+from graphengine.models import autoencoder, clip, source, variant
 from graphengine.models.checkpoint import find
 from graphengine.models.families import stable_diffusion
 from graphengine.models.memory import ModelMemory
 from graphengine.store.disk import DiskStore
 from graphengine.testing import settings
-from graphengine.values import Image, Patch, arrays
+from graphengine.values import Image, arrays
 
 ROOT = Path(graphengine.__file__).parents[1]
 HOST = (
@@ -352,178 +350,14 @@ def test_a_batch_for_which_there_truly_is_no_memory_is_drawn_all_the_same(tmp_pa
     assert "smaller pieces" in notes["decode"][-1]
 
 
-# From the start
-
-
-class Watched:
-    """An autoencoder's calls, in a run whose settings limit it."""
-
-    def __init__(self, monkeypatch):
-        self.sizes, self.tiled, real = [], [], autoencoder.KLAutoencoder.decode
-
-        def decode(adapter, samples):
-            self.sizes.append(len(samples))
-            self.tiled.append(bool(adapter.network.use_tiling))
-            return real(adapter, samples)
-
-        monkeypatch.setattr(autoencoder.KLAutoencoder, "decode", decode)
-
-
-def painted(tmp_path, limit: int, **inputs):
-    own = settings(tmp_path).model_copy(update={"autoencoder_limit": limit})
-    workflow = json.loads((ROOT / "workflows" / "text_to_image.json").read_text())
-    with Engine(settings=own, cached=False) as engine:
-        run = engine.submit(workflow, {"steps": 2, **inputs})
-        image = run.result(60)["image"]
-        return image.pixels, [event.note for event in run.events() if isinstance(event, NodeNote)]
-
-
-def test_pictures_are_decoded_one_by_one_when_only_one_fits(tmp_path, monkeypatch):
-    wanted, none = painted(tmp_path, 0, batch=3)
-    assert none == []
-    watched = Watched(monkeypatch)
-    pixels, notes = painted(tmp_path, 18 * MIB, batch=3)
-    assert (watched.sizes, any(watched.tiled)) == ([1, 1, 1], False)
-    assert "one by one" in notes[0]
-    assert np.abs(pixels - wanted).max() < 1e-5
-
-
-def test_a_picture_that_is_too_large_is_decoded_in_tiles(tmp_path, monkeypatch):
-    wanted, _ = painted(tmp_path, 0, width=192, height=192)
-    watched = Watched(monkeypatch)
-    pixels, notes = painted(tmp_path, 18 * MIB, width=192, height=192)
-    assert watched.tiled == [True]
-    assert "tiles of 64 pixels" in notes[0]
-    assert np.abs(pixels - wanted).mean() < 0.05
-
-
-def test_other_models_leave_before_anything_is_done_in_pieces(tmp_path, monkeypatch):
-    wanted, _ = painted(tmp_path, 0, width=192, height=192)
-    free = iter([2 * MIB, 10_000 * MIB])
-    monkeypatch.setattr(ModelMemory, "free", property(lambda memory: next(free)))
-    watched = Watched(monkeypatch)
-    pixels, notes = painted(tmp_path, 0, width=192, height=192)
-    assert "other models are let go of" in notes[0]
-    assert (len(notes), watched.tiled) == (1, [False])
-    assert np.array_equal(pixels, wanted)
-
-
-def test_small_pictures_are_not_estimated_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "Part", None)
-    _, notes = painted(tmp_path, 0)
-    assert notes == []
-
-
-# Weights that stay on the host
-
-
-def streaming(monkeypatch):
-    monkeypatch.setattr(ModelMemory, "streams", property(lambda memory: True))
-
-
-def test_weights_that_go_to_the_device_block_by_block_draw_the_same(tmp_path):
-    workflow = json.loads((ROOT / "workflows" / "text_to_image.json").read_text())
-    pictures = []
-    for way in ("never", "always"):
-        with Engine(settings=settings(tmp_path).model_copy(update={"offload": way}), cached=False) as engine:
-            pictures.append(engine.submit(workflow, {"steps": 2}).result(60)["image"].pixels)
-    assert np.array_equal(*pictures)
-
-
 def test_on_a_device_weights_stay_on_the_host_before_anything_is_done_in_pieces(engine, plain, monkeypatch):
-    streaming(monkeypatch)
+    monkeypatch.setattr(ModelMemory, "streams", property(lambda memory: True))
     kind = engine.registry.find("Sampler").type
     Exhausted(monkeypatch, kind, "sample", 3, torch.OutOfMemoryError("injected"))
     pixels, notes, _ = drawn(engine, "decode")
     words = ["let go of", "block by block", "smaller pieces"]
     assert [word in note for word, (_, note) in zip(words, notes, strict=True)] == [True] * 3
     assert np.abs(pixels - plain["decode"]).max() < 0.02
-
-
-def parts(own, *patches: Patch):
-    denoiser = find("tiny", own).handles()[0]
-    for patch in patches:
-        denoiser = denoiser.patched(patch)
-    return denoiser
-
-
-def test_a_network_that_runs_by_blocks_changes_nothing_of_its_sibling(tmp_path, monkeypatch):
-    streaming(monkeypatch)
-    memory, handle = ModelMemory(settings(tmp_path)), parts(settings(tmp_path))
-    usual: Any = memory.denoiser(handle)
-    memory.easing.by_blocks = True
-    streamed: Any = memory.denoiser(handle)
-    assert streamed is not usual
-    own = {id(tensor) for tensor in usual.network.parameters()}
-    assert not own & {id(tensor) for tensor in streamed.network.parameters()}
-    assert not any(module._forward_pre_hooks for module in usual.network.modules())
-    assert any(module._forward_pre_hooks for module in streamed.network.modules())
-    memory.easing.by_blocks = False
-    assert memory.denoiser(handle) is usual
-
-
-def test_another_thread_is_handed_the_usual_network(tmp_path, monkeypatch):
-    streaming(monkeypatch)
-    memory, handle = ModelMemory(settings(tmp_path)), parts(settings(tmp_path))
-    memory.easing.by_blocks = True
-    found = [memory.denoiser(handle)]
-    thread = threading.Thread(target=lambda: found.append(memory.denoiser(handle)))
-    thread.start()
-    thread.join()
-    assert found[0] is not found[1]
-
-
-def test_a_patched_network_runs_by_blocks_with_its_patch(tmp_path, monkeypatch):
-    patched = parts(settings(tmp_path), Patch("freeu", "FreeU", (0.5, 0.2, 1.4, 1.6)))
-    x, sigma = torch.randn(1, 8, 8, 8), torch.tensor(1.0)
-    results = []
-    for by_blocks in (False, True):
-        memory = ModelMemory(settings(tmp_path))
-        streaming(monkeypatch)
-        memory.easing.by_blocks = by_blocks
-        text = memory.text_encoder(find("tiny", settings(tmp_path)).handles()[1]).encode("a red star")
-        from graphengine.models.family import Prompts
-
-        with torch.no_grad():
-            results.append(memory.denoiser(patched).denoise(x, sigma, Prompts(text.features)))
-    assert torch.equal(*results)
-
-
-def test_weights_larger_than_the_device_stay_on_the_host_from_the_start_and_it_is_told(tmp_path, monkeypatch):
-    streaming(monkeypatch)
-    own = settings(tmp_path).model_copy(update={"model_budget": 10 * MIB})
-    workflow = json.loads((ROOT / "workflows" / "text_to_image.json").read_text())
-    with Engine(settings=own, cached=False) as engine:
-        run = engine.submit(workflow, {"steps": 1})
-        run.result(60)
-        notes = run.recipe()["notes"]
-    assert set(notes) == {"sample"}
-    assert "larger than the device's" in notes["sample"][0]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_device_holds_less_of_a_network_that_runs_by_blocks(tmp_path):
-    own = settings(tmp_path).model_copy(update={"device": "cuda", "dtype": "float32"})
-    used = []
-    for way in ("never", "always"):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        with Engine(settings=own.model_copy(update={"offload": way}), cached=False) as engine:
-            workflow = json.loads((ROOT / "workflows" / "text_to_image.json").read_text())
-            engine.submit(workflow, {"steps": 2}).result(60)
-        used.append(torch.cuda.max_memory_allocated())
-    assert used[1] < used[0]
-
-
-def test_what_a_variant_shares_with_a_model_that_left_is_counted(tmp_path):
-    handle = parts(settings(tmp_path))
-    memory = ModelMemory(settings(tmp_path).model_copy(update={"model_budget": 33 * MIB}))
-    patched: Any = memory.denoiser(handle.patched(Patch("freeu", "FreeU", (0.5, 0.2, 1.4, 1.6))))
-    whole = sum(tensor.nbytes for tensor in patched.network.parameters())
-    memory.vae(find("tiny", settings(tmp_path)).handles()[2])  # the plain network leaves, and then the variant
-    assert memory.held <= 33 * MIB
-    assert whole < 33 * MIB
 
 
 class Picture(Node):

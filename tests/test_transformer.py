@@ -28,12 +28,6 @@ SCENES = [
 SHIPPED = BASE.parent / "tiny-dit"
 
 
-@pytest.fixture
-def own(tmp_path):
-    (tmp_path / "models").mkdir()
-    return settings(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def data():
     random = np.random.default_rng(0)
