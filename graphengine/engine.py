@@ -36,6 +36,7 @@ from graphengine.workflow import Workflow
 
 Status = Literal["queued", "running", "finished", "failed", "cancelled"]
 RECENT = 32
+HANDLES = "handles on models are made anew in every process"
 AT_ONCE = 1000
 """Nodes of a workflow that is prepared where it is submitted, if it was here before; that takes microseconds a node."""
 Known = tuple[Workflow, Graph, Keys]
@@ -285,14 +286,14 @@ class Engine:
         task = graph.tasks[position]
         if not task.info.facts.cached:
             return "this type of node is never cached."
-        before = None
+        before, handles = None, any(_never_kept(port) for port in task.info.outputs.values())
         if self.cache and self.cache.disk:
             before = self.cache.disk.noted(note_name(graph.workflow, task.id))
+        sources = sorted({graph.tasks[w.source].id for w in task.wires if w.source in misses})
+        behind = f"; it reads {', '.join(sources)}, which has to be computed" if sources else ""
         if before is None:
-            sources = sorted({graph.tasks[w.source].id for w in task.wires if w.source in misses})
-            behind = f"; it reads {', '.join(sources)}, which has to be computed" if sources else ""
-            if any(_never_kept(port) for port in task.info.outputs.values()):
-                return f"handles on models are made anew in every process{behind}."
+            if handles:
+                return f"{HANDLES}{behind}."
             return f"it was never computed here, or too quickly to be worth keeping{behind}."
         now = parts(task, keys, position, self.fingerprinter.identity(task.info))
         differences = [*_differences(before, now)]
@@ -302,7 +303,7 @@ class Engine:
             return "what it wrote is not there any more."
         if before.get("identity") != now["identity"]:
             return "the code of the node, its plugin, or a numeric setting (device, dtype, torch) changed."
-        return "it was computed before, but its outputs made room for others."
+        return f"{HANDLES}{behind}." if handles else "it was computed before, but its outputs made room for others."
 
 
 def _never_kept(port: Port) -> bool:

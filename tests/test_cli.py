@@ -131,6 +131,7 @@ def test_explain_says_which_input_changed_from_what_to_what(capsys):
     nodes = {entry["node"]: entry for entry in json.loads(capsys.readouterr().out)["nodes"]}
     assert nodes["sample"]["state"] == "miss" and nodes["sample"]["reason"] == "steps changed from 2 to 5."
     assert nodes["prompt"]["state"] == "hit"
+    assert nodes["load"]["reason"] == "handles on models are made anew in every process."
 
 
 @pytest.mark.parametrize("ending", ["svg", "png", "mmd"])
