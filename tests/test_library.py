@@ -226,6 +226,31 @@ def test_what_a_checkpoint_lacks_is_told(models, own):
     assert rows(own)["mine"].wrong == "it lacks vae."
 
 
+def test_a_denoiser_by_itself_is_listed_as_one(models, own):
+    shutil.copytree(TINY / "unet", models / "mine" / "unet")
+    entry = rows(own)["mine"]
+    assert (entry.kind, entry.family, entry.wrong) == ("denoiser", "stable_diffusion", "")
+
+
+def test_nothing_is_wrong_with_what_ships(own):
+    listed = {name: (entry.kind, entry.wrong) for name, entry in rows(own).items()}
+    assert listed == {
+        "tiny": ("checkpoint", ""),
+        "tiny-dit": ("denoiser", ""),
+        "tiny-edit": ("checkpoint", ""),
+        "tiny-open.safetensors": ("lora", ""),
+        "tiny-few-step.safetensors": ("lora", ""),
+        "tiny-few-step-control.safetensors": ("lora", ""),
+    }
+
+
+def test_what_is_wrong_with_a_model_is_a_sentence_of_its_own_below_the_list(models, capsys):
+    path = empty(models / "loras" / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-2])
+    assert call("models") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("a.safetensors: loras/a.safetensors is truncated")
+
+
 def test_a_damaged_file_is_a_row_with_its_sentence(models, own):
     path = empty(models / "loras" / "a.safetensors")
     path.write_bytes(path.read_bytes()[:-2])

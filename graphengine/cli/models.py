@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from graphengine.cli import options
 from graphengine.cli.console import line, out, say, table_of
+
+if TYPE_CHECKING:
+    from graphengine.models.inventory import Entry
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UNITS = (("B", 1), ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30))
@@ -25,25 +28,29 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List what lies in the model folders, with what it is and what is wrong with it; loads nothing."""
-    from graphengine.models.inventory import Entry, inventory
+    from graphengine.models.inventory import inventory
 
     settings = options.settings()
     if name is not None:
         _all_about(name, as_json)
         return
-    entries: list[Entry] = list(inventory(settings))
+    entries = list(inventory(settings))
     if as_json:
         line({"models": [asdict(entry) for entry in entries]})
         return
     table = table_of()
     for title in ("name", "kind", "family", "parameters", "format", "size"):
-        table.add_column(title, justify="right" if title in ("parameters", "size") else "left", no_wrap=title == "size")
-    table.add_column("missing or wrong")
+        side = "right" if title in ("parameters", "size") else "left"
+        folds = title in ("name", "family")  # nothing of a name is left out: it is there to be copied
+        table.add_column(title, justify=side, no_wrap=not folds, overflow="fold")
     for entry in entries:
         size, count = _scaled(entry.bytes, UNITS), _scaled(entry.parameters, COUNTS)
         row = (entry.name, entry.kind, _family(entry), count, ", ".join(list(entry.formats)[:2]), size)
-        table.add_row(*(escape(_plain(word)) for word in row), f"[yellow]{escape(_plain(entry.wrong))}[/]")
+        table.add_row(*(escape(_plain(word)) for word in row), style="yellow" if entry.wrong else None)
     out.print(table)
+    for entry in entries:  # sentences, which a narrow column would crush
+        if entry.wrong:
+            out.print(f"[yellow]{escape(_plain(entry.name))}[/]: {escape(_plain(entry.wrong))}")
     if not entries:
         say("there is no model in the model folders.")
 
@@ -78,9 +85,11 @@ def _all_about(name: str, as_json: bool) -> None:
                 out.print(f"  {escape(_plain(title))}: {escape(_plain(text))}")
 
 
-def _family(entry: object) -> str:
-    family, variant = getattr(entry, "family", ""), getattr(entry, "variant", "")
-    return f"{family} ({variant})" if family and variant and variant != family else family or variant
+def _family(entry: Entry) -> str:
+    """The family, and which of it where more is known than the name of a class."""
+    family, variant = entry.family, entry.variant
+    told = family and variant and variant != family and variant[0].islower()
+    return f"{family} ({variant})" if told else family or variant
 
 
 def _plain(text: str) -> str:

@@ -186,7 +186,10 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _checkpoint(folder: Path, start: Entry) -> Entry:
-    """A checkpoint in the diffusers layout, or as much of it as there is."""
+    """A checkpoint in the diffusers layout, or as much of it as there is; a denoiser by itself is one, too.
+
+    What it takes from an embedded checkpoint is there and not counted.
+    """
     source, faults = Source(folder), list[str]()
     denoiser = next((part for part in DENOISERS if source.has(part)), None)
     texts = source.texts
@@ -195,12 +198,12 @@ def _checkpoint(folder: Path, start: Entry) -> Entry:
         for word, there in (("denoiser", denoiser), ("vae", source.has("vae")), ("text_encoder", texts))
         if not there
     ]
-    faults += [f"it lacks {', '.join(missing)}."] if missing else []
-    parts = [part for part in (denoiser, "vae", *texts) if part and source.has(part)]
+    by_itself = missing == ["vae", "text_encoder"]
+    faults += [f"it lacks {', '.join(missing)}."] if missing and not by_itself else []
+    parts = [part for part in (denoiser, "vae", *texts) if part and (folder / part).is_dir()]
     files, headers = _weights([folder / part for part in parts], faults)
-    made = replace(
-        start, kind="checkpoint", layout="diffusers", parts={part: f"{part}/" for part in parts}, files=files
-    )
+    kind = "denoiser" if by_itself else "checkpoint"
+    made = replace(start, kind=kind, layout="diffusers", parts={part: f"{part}/" for part in parts}, files=files)
     made = _measured(replace(made, bytes=_size(files)), headers)
     if denoiser:
         try:

@@ -192,6 +192,9 @@ stable_diffusion attn2_to_k|attn2_to_v
 stable_diffusion attn2_to_k|attn2_to_v
     : ^UNET attn2_to_k[*,768]|attn2_to_v[*,768]
     sd1:
+stable_diffusion attn2_to_k|attn2_to_v
+    : ^UNET attn2_to_k[96,128]|attn2_to_v[96,128]
+    tiny:
 stable_diffusion_xl -
     : ^UNET !attn2_to_k|attn2_to_v transformer_blocks>0|^text_encoder_2:
     sdxl:
