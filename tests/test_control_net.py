@@ -1,6 +1,7 @@
 """ControlNet and T2I-Adapter: equal to diffusers' pipelines, in their window alone, and told from what they are not."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -173,6 +174,17 @@ def test_a_hint_of_another_size_is_resized_and_hints_must_be_one_or_as_many_as_t
         control_net.prepare(three, network, (2, 8, 8), "cpu", [1.0])
 
 
+def test_it_is_found_wherever_models_of_its_kind_lie(sd, tmp_path):
+    net = sd.folder / "controlnet" / "net0"
+    shutil.copytree(net, tmp_path / "models" / "t2i_adapter" / "beside")
+    shutil.copytree(net, tmp_path / "elsewhere" / "named")
+    paths = tmp_path / "paths.yaml"
+    paths.write_text(f"mine:\n  base_path: {tmp_path}\n  controlnet: elsewhere\n")
+    own = settings(tmp_path).model_copy(update={"model_paths_file": paths})
+    digests = {control_files.find(name, own).digest for name in ("beside", "named")}
+    assert digests == {control_files.at(net, own).digest}
+
+
 def test_what_is_no_controlnet_is_refused_with_what_was_seen(sd, tmp_path):
     own = settings(tmp_path)
     folder = tmp_path / "models" / "controlnet"
@@ -185,8 +197,8 @@ def test_what_is_no_controlnet_is_refused_with_what_was_seen(sd, tmp_path):
     refused("canny", "there is no ControlNet 'canny'")
     (folder / "bare").mkdir()
     refused("bare", r"has no config\.json")
-    refused("bear", r"bare")
     sd.pipe.unet.save_pretrained(folder / "unet")
+    refused("unit", "Did you mean unet")
     refused("unet", "unet is a UNet2DConditionModel; expected a ControlNetModel or a T2IAdapter")
     (folder / "old.pth").write_bytes(b"PK")
     refused("old.pth", "is a pickle")

@@ -158,6 +158,16 @@ def test_keys_that_name_no_models_are_left_alone(tmp_path, own):
     assert len(library.places(own)) == len(library.places(settings(tmp_path)))
 
 
+@pytest.mark.parametrize("kind", ["embeddings", "clip_vision", "controlnet"])
+def test_no_checkpoint_is_named_to_who_looks_for_a_part_or_a_file(models, own, kind):
+    told = f"there is no thing 'tinny'. Put it into the folder '{kind}' of a model folder."
+    with pytest.raises(CheckpointError, match=told):
+        library.find_part("tinny", kind, own, "thing")
+    empty(models / kind / "tinted.safetensors")
+    with pytest.raises(CheckpointError, match=r"Did you mean tinted\.safetensors\?"):
+        library.find_file("tintet.safetensors", kind, own)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -1,4 +1,4 @@
-"""CLIPs in the folder `clip_vision` of a model folder, whole or only their eyes: finding one, and its digest."""
+"""CLIPs in the folder `clip_vision` of a model folder, whole or only their eyes: their files and digest."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from graphengine.errors import CheckpointError, did_you_mean
+from graphengine.errors import CheckpointError
 from graphengine.fingerprint import digest, remembered_digest
-from graphengine.models import library
 from graphengine.models.source import read_json
 from graphengine.models.weights import read_header, weight_files
 from graphengine.settings import Settings
+
+KIND = "clip_vision"
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,6 @@ class ClipFiles:
     def numbers(self) -> int:
         """How many numbers its weights are.  Raises CheckpointError."""
         return sum(info.numbers for file in self.files for info in read_header(file).values())
-
-
-def find(name: str, what: str, settings: Settings) -> Path:
-    """The place of the CLIP of a name, `what` being what it is called.
-
-    Raises:
-        CheckpointError: there is none.  AssetError: the name leads out of the model folders.
-    """
-    path = library.find(name, "clip_vision", settings, what)
-    if path is None:
-        known = library.names("clip_vision", settings)
-        hint = did_you_mean(name, dict.fromkeys(known)) or "Put it into the folder 'clip_vision' of a model folder."
-        raise CheckpointError(f"there is no {what} {name!r}. {hint}")
-    return path
 
 
 def in_folder(path: Path, wanted: str, name: str) -> tuple[dict[str, Any], list[Path]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import CheckpointError
 from graphengine.guiding import Clip
-from graphengine.models import clip_files
+from graphengine.models import clip_files, library
 from graphengine.models.clip_files import ClipFiles
 from graphengine.models.weights import load_tensors
 from graphengine.settings import Settings
@@ -40,7 +40,7 @@ def find(name: str, settings: Settings) -> ClipFile:
         CheckpointError: there is none, it is pickled, damaged, or something else.
         AssetError: the name leads out of the model folders.
     """
-    return at(clip_files.find(name, "CLIP", settings), settings, name)
+    return at(library.find_part(name, clip_files.KIND, settings, "CLIP"), settings, name)
 
 
 def at(path: Path, settings: Settings, name: str) -> ClipFile:

@@ -1,6 +1,6 @@
 """Finding a ControlNet or T2I-Adapter and telling what it is, before its weights are read.
 
-Both lie in the folder `controlnet` of a model folder: a folder in the diffusers layout with its `config.json`, or a
+Both lie in a folder of that kind (`controlnet`, `t2i_adapter`): a folder in the diffusers layout with its `config.json`, or a
 single safetensors file of a ControlNet, in the names of diffusers or in the original ones.  A single file has the
 config of the published model that it was made for, which its tensors tell.
 """
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import CheckpointError, did_you_mean
+from graphengine.errors import CheckpointError
 from graphengine.fingerprint import digest, remembered_digest
-from graphengine.models import ldm
-from graphengine.models.assets import inside
+from graphengine.models import ldm, library
 from graphengine.models.families import family_of
 from graphengine.models.identify import identify
 from graphengine.models.single_file import HERE, MODELS
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-FOLDER, CONFIG = "controlnet", "config.json"
+KIND, CONFIG = "controlnet", "config.json"
 CONTROLNET, T2I_ADAPTER = "ControlNetModel", "T2IAdapter"
 STEERED = "UNet2DConditionModel"
 """The class of network that both of them steer."""
@@ -88,16 +87,7 @@ def find(name: str, settings: Settings) -> ControlFile:
         CheckpointError: there is none, it is pickled, damaged, or something else.
         AssetError: the name leads out of the model folders.
     """
-    seen: list[str] = []
-    for folder in settings.model_folders:
-        place = folder / FOLDER
-        if place.is_dir():
-            path = inside(place, name, FOLDER)
-            if path.exists():
-                return at(path, settings, name)
-            seen += [entry.name for entry in place.iterdir() if entry.is_dir() or entry.suffix == ".safetensors"]
-    hint = did_you_mean(name, seen) or f"Put it into the folder {FOLDER!r} of a model folder."
-    raise CheckpointError(f"there is no ControlNet {name!r}. {hint}")
+    return at(library.find_part(name, KIND, settings, "ControlNet"), settings, name)
 
 
 def at(path: Path, settings: Settings, name: str = "") -> ControlFile:

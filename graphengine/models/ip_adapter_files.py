@@ -94,7 +94,7 @@ def vision(name: str, settings: Settings) -> VisionFile:
         CheckpointError: there is none, it is pickled, damaged, or something else.
         AssetError: the name leads out of the model folders.
     """
-    return vision_at(clip_files.find(name, "CLIP vision model", settings), settings, name)
+    return vision_at(library.find_part(name, clip_files.KIND, settings, "CLIP vision model"), settings, name)
 
 
 def vision_at(path: Path, settings: Settings, name: str = "") -> VisionFile:

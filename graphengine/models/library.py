@@ -120,6 +120,18 @@ def find(name: str, kind: str, settings: Settings, what: str = "model") -> Path 
     return second
 
 
+def find_part(name: str, kind: str, settings: Settings, what: str) -> Path:
+    """The file or folder of a kind that is no whole checkpoint, `what` being what it is called.
+
+    Raises:
+        CheckpointError: there is none.  AssetError: the name leads out of the model folders.
+    """
+    path = find(name, kind, settings, what)
+    if path is None:
+        raise CheckpointError(f"there is no {what} {name!r}. {_hint(name, kind, settings)}")
+    return path
+
+
 def find_file(name: str, kind: str, settings: Settings) -> Path:
     """A file of a kind.
 
@@ -131,13 +143,26 @@ def find_file(name: str, kind: str, settings: Settings) -> Path:
         if path.suffix in PICKLES:
             raise CheckpointError(refusal(path))
         return path
-    hint = did_you_mean(name, names(kind, settings)) or f"Put it into the folder {kind!r} of a model folder."
-    raise CheckpointError(f"there is no file {name!r} among the {kind}. {hint}")
+    raise CheckpointError(f"there is no file {name!r} among the {kind}. {_hint(name, kind, settings)}")
+
+
+def _hint(name: str, kind: str, settings: Settings) -> str:
+    parts = [found.name for found in _those_of(kind, settings) if not _is_whole(found.path)]
+    return did_you_mean(name, sorted({*parts})) or f"Put it into the folder {kind!r} of a model folder."
 
 
 def names(kind: str, settings: Settings) -> list[str]:
     """Names of everything that looks like a model of a kind and can be had."""
-    return sorted({found.name for place in of_kind(kind, settings) for found in _walk(place) if not found.wrong})
+    return sorted({found.name for found in _those_of(kind, settings)})
+
+
+def _those_of(kind: str, settings: Settings) -> Iterator[Found]:
+    return (found for place in of_kind(kind, settings) for found in _walk(place) if not found.wrong)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a folder is a checkpoint: it has folders for its parts."""
+    return any((path / part).is_dir() for part in PARTS)
 
 
 def listing(settings: Settings) -> Iterator[Found]:
