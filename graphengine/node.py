@@ -186,6 +186,8 @@ class Input:
     """Values of this very type need no validation: there is no range to keep."""
     in_key: bool
     required: bool
+    models: tuple[str, ...]
+    """The kinds of models whose names it takes, as `graphengine models` calls them."""
 
     @property
     def default(self) -> Any:
@@ -279,8 +281,8 @@ def describe(node: type[Node], prefix: str = "", plugin: str = "graphengine") ->
 
 def _input(name: str, info: FieldInfo) -> Input:
     port = Port.of(info.annotation)
-    extra = info.json_schema_extra
-    in_key = not (isinstance(extra, dict) and extra.get("key") is False)
+    extra: dict[str, Any] = {**info.json_schema_extra} if isinstance(info.json_schema_extra, dict) else {}
+    in_key = extra.get("key") is not False
     validate = None
     if takes_literal(port):
         annotated: Any = info.annotation
@@ -291,7 +293,7 @@ def _input(name: str, info: FieldInfo) -> Input:
         adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))
         validate = adapter.validator.validate_python
     exact = info.annotation if info.annotation in (int, str, bool) and not info.metadata else None
-    return Input(name, port, info, validate, exact, in_key, info.is_required())
+    return Input(name, port, info, validate, exact, in_key, info.is_required(), tuple(extra.get("models", ())))
 
 
 __all__ = ["Context", "Facts", "Input", "Lazy", "Node", "NodeInfo", "Ports", "describe"]

@@ -13,7 +13,10 @@ from graphengine.models import checkpoint as checkpoints
 class LoadCheckpoint(Node, category="model", lane="io"):
     """Find a checkpoint and hand out its denoiser, text encoder and VAE; weights are read when first used."""
 
-    checkpoint: str = Field(description="folder name in the model folders; `tiny` comes with GraphEngine")
+    checkpoint: str = Field(
+        description="folder name in the model folders; `tiny` comes with GraphEngine",
+        json_schema_extra={"models": ["checkpoint"]},
+    )
 
     class Outputs(Ports):
         denoiser: Denoiser
@@ -32,7 +35,10 @@ class LoadCheckpoint(Node, category="model", lane="io"):
 class LoadDenoiser(Node, category="model", lane="io"):
     """Find a denoiser: that of a whole checkpoint, or a U-Net that lies alone in a folder or a file."""
 
-    denoiser: str = Field(description="name in the folder `diffusion_models` of a model folder, or of a checkpoint")
+    denoiser: str = Field(
+        description="name in the folder `diffusion_models` of a model folder, or of a checkpoint",
+        json_schema_extra={"models": ["denoiser", "checkpoint"]},
+    )
 
     class Outputs(Ports):
         denoiser: Denoiser
@@ -50,9 +56,16 @@ class LoadDenoiser(Node, category="model", lane="io"):
 class LoadTextEncoder(Node, category="model", lane="io"):
     """Find a text encoder: that of a whole checkpoint, or a text encoder that lies alone in a folder or in files."""
 
-    text_encoder: str = Field(description="name in the folder `text_encoders` of a model folder, or of a checkpoint")
-    second: str = Field("", description="file of a second text encoder, for models that have several")
-    third: str = Field("", description="file of a third text encoder")
+    text_encoder: str = Field(
+        description="name in the folder `text_encoders` of a model folder, or of a checkpoint",
+        json_schema_extra={"models": ["text_encoder", "checkpoint"]},
+    )
+    second: str = Field(
+        "",
+        description="file of a second text encoder, for models that have several",
+        json_schema_extra={"models": ["text_encoder"]},
+    )
+    third: str = Field("", description="file of a third text encoder", json_schema_extra={"models": ["text_encoder"]})
     kind: str = Field(
         "auto", description="model whose prompts it makes, where several have the same text encoders; else `auto`"
     )
@@ -76,7 +89,10 @@ class LoadTextEncoder(Node, category="model", lane="io"):
 class LoadVAE(Node, category="model", lane="io"):
     """Find a VAE: that of a whole checkpoint, or one that lies alone in a folder or a file."""
 
-    vae: str = Field(description="name in the folder `vae` of a model folder, or of a checkpoint")
+    vae: str = Field(
+        description="name in the folder `vae` of a model folder, or of a checkpoint",
+        json_schema_extra={"models": ["vae", "checkpoint"]},
+    )
     kind: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field(
         "auto", description="what its latents are scaled for; a file alone does not say it"
     )

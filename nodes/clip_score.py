@@ -13,7 +13,10 @@ from graphengine.models import clip_score
 class LoadCLIP(Node, category="model", lane="io"):
     """Find a whole CLIP, with its text encoder and its vision model, to score pictures with."""
 
-    clip: str = Field(description="folder in transformers' layout (a CLIPModel) in `clip_vision` of a model folder")
+    clip: str = Field(
+        description="folder in transformers' layout (a CLIPModel) in `clip_vision` of a model folder",
+        json_schema_extra={"models": ["clip"]},
+    )
 
     class Outputs(Ports):
         clip: Clip

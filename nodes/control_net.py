@@ -14,7 +14,10 @@ from graphengine.values import Control, ControlNet
 class LoadControlNet(Node, category="model", lane="io"):
     """Find a ControlNet or a T2I-Adapter; its weights are read when first used."""
 
-    control_net: str = Field(description="folder or safetensors file in the folder `controlnet` of a model folder")
+    control_net: str = Field(
+        description="folder or safetensors file in the folder `controlnet` of a model folder",
+        json_schema_extra={"models": ["controlnet", "t2i_adapter"]},
+    )
 
     class Outputs(Ports):
         control_net: ControlNet

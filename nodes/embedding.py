@@ -18,7 +18,10 @@ class LoadEmbedding(Node, category="model", lane="io"):
     """
 
     text_encoder: TextEncoder
-    embedding: str = Field(description="file in the folder `embeddings` of a model folder")
+    embedding: str = Field(
+        description="file in the folder `embeddings` of a model folder",
+        json_schema_extra={"models": ["textual_inversion"]},
+    )
     word: str = Field(
         "", max_length=200, description="what stands for it in prompts, in whatever case; empty: see above"
     )

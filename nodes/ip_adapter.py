@@ -14,7 +14,10 @@ from graphengine.models import ip_adapter_files as files
 class LoadIPAdapter(Node, category="model", lane="io"):
     """Find an IP-Adapter of Stable Diffusion 1.x, 2.x or XL: plain, full-face or plus."""
 
-    ip_adapter: str = Field(description="safetensors file in the folder `ipadapter` of a model folder")
+    ip_adapter: str = Field(
+        description="safetensors file in the folder `ipadapter` of a model folder",
+        json_schema_extra={"models": ["ip_adapter"]},
+    )
 
     class Outputs(Ports):
         ip_adapter: IPAdapter
@@ -30,7 +33,10 @@ class LoadIPAdapter(Node, category="model", lane="io"):
 class LoadCLIPVision(Node, category="model", lane="io"):
     """Find the CLIP vision model that an IP-Adapter sees with."""
 
-    clip_vision: str = Field(description="folder or safetensors file in the folder `clip_vision` of a model folder")
+    clip_vision: str = Field(
+        description="folder or safetensors file in the folder `clip_vision` of a model folder",
+        json_schema_extra={"models": ["image_encoder"]},
+    )
 
     class Outputs(Ports):
         clip_vision: ClipVision

@@ -16,7 +16,9 @@ class LoadLora(Node, category="model", lane="io"):
 
     denoiser: Denoiser
     text_encoder: TextEncoder
-    lora: str = Field(description="file in the folder `loras` of a model folder")
+    lora: str = Field(
+        description="file in the folder `loras` of a model folder", json_schema_extra={"models": ["lora"]}
+    )
     strength: float = Field(1.0, ge=-10, le=10, description="for the denoiser; 0 changes nothing")
     text_strength: float = Field(1.0, ge=-10, le=10, description="for the text encoder")
 

@@ -89,6 +89,14 @@ def catalogue(engine: Engine) -> dict[str, Any]:
     return {"nodes": nodes, "broken": engine.registry.broken}
 
 
+def models(engine: Engine) -> dict[str, Any]:
+    """What lies in the model folders, and what is wrong with it; not where it lies."""
+    from graphengine.models.inventory import inventory
+
+    told = ("name", "kind", "family", "variant", "parameters", "bytes", "wrong")
+    return {"models": [{key: getattr(entry, key) for key in told} for entry in inventory(engine.settings)]}
+
+
 def node(info: NodeInfo) -> dict[str, Any]:
     return {
         "type": info.name,
@@ -121,6 +129,8 @@ def value_schema(item: Input, default: Any = None) -> dict[str, Any]:
     schema = _port_schema(item.port, item)
     if item.help:
         schema["description"] = item.help
+    if item.models:
+        schema["models"] = list(item.models)  # kinds as `models` has them: a form offers these
     default = item.default if default is None and not item.required else default
     if isinstance(default, int | float | str | bool | list):
         schema["default"] = default

@@ -144,6 +144,22 @@ class Catalogue(Told):
     broken: dict[str, str]
 
 
+class ModelSummary(Told):
+    """Something in the model folders: its kind (checkpoint, denoiser, lora, ...), and what is missing or wrong."""
+
+    name: str
+    kind: str
+    family: str
+    variant: str
+    parameters: int
+    bytes: int
+    wrong: str
+
+
+class ModelList(Told):
+    models: list[ModelSummary]
+
+
 class WorkflowSummary(Told):
     """A workflow that is kept here; those that ship cannot be deleted."""
 

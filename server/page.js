@@ -8,6 +8,7 @@ let position = null;
 let cursor = null;
 let workflows = [];
 let shown = null;
+let models = null; // of all kinds, asked for when a form first names one
 const active = new Map(); // run id -> its row in the queue
 
 async function call(path, options = {}) {
@@ -94,6 +95,13 @@ function drawGraph() {
   if (shown) picture($("drawing"), `v1/workflows/${shown.id}/graph`);
 }
 
+// Names to choose from; any other can be typed.
+async function offer(list, kinds) {
+  models ??= json("v1/models").then((told) => told.models, () => []);
+  const fit = (await models).filter((model) => kinds.includes(model.kind) && !model.wrong);
+  list.replaceChildren(...fit.map((model) => element("option", { value: model.name, label: model.family })));
+}
+
 function field(key, schema, value) {
   const id = `input-${key}`;
   const preset = value ?? schema.default;
@@ -118,11 +126,16 @@ function field(key, schema, value) {
   }
   if (preset !== undefined && !["file", "checkbox"].includes(control.type)) control.value = preset;
   Object.assign(control, { id, name: key });
+  const list = element("datalist", { id: `${id}-names` });
+  if (schema.models) {
+    control.setAttribute("list", list.id);
+    offer(list, schema.models);
+  }
   const label = element("label", { htmlFor: id, textContent: key.replaceAll("_", " ") });
   const hint = `${schema.description ?? ""}${limits}`;
   if (hint.trim()) label.append(element("small", { textContent: hint }));
   const long = ["textarea", "file"].includes(control.type) || key === "negative";
-  return element("div", { className: long ? "long" : "" }, label, control);
+  return element("div", { className: long ? "long" : "" }, label, control, ...(schema.models ? [list] : []));
 }
 
 async function valueOf(control, schema) {

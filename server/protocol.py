@@ -72,7 +72,7 @@ class Ask(Message):
     texts = ("body",)
     kind: Literal["ask"] = "ask"
     number: int
-    what: Literal["check", "explain", "catalogue", "signature"]
+    what: Literal["check", "explain", "catalogue", "signature", "models"]
     body: str = ""
 
 

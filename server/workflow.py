@@ -18,7 +18,7 @@ from graphengine.workflow import Workflow, parse_json
 
 from .api import Media, Refusal, answer, body_text, route
 from .house import House, unknown
-from .model import Catalogue, Checked, Explained, Submitted, WorkflowDocument, WorkflowList, parsed
+from .model import Catalogue, Checked, Explained, ModelList, Submitted, WorkflowDocument, WorkflowList, parsed
 from .run import KEY, SAFE, Accepted, submit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -162,6 +162,11 @@ async def explain_workflow(house: House, request: web.Request) -> web.StreamResp
 @route("GET", "/v1/nodes", "Every node type, with a JSON Schema", answers={200: Catalogue, 503: None})
 async def list_nodes(house: House, request: web.Request) -> web.StreamResponse:
     return answer((await house.ask("catalogue")).body)
+
+
+@route("GET", "/v1/models", "What lies in the model folders", answers={200: ModelList, 503: None})
+async def list_models(house: House, request: web.Request) -> web.StreamResponse:
+    return answer((await house.ask("models")).body)
 
 
 def _write(path: Path, text: str) -> None:

@@ -117,6 +117,18 @@ def test_the_form_is_made_from_the_declared_inputs(page):
     assert page.one("#input-image").get_attribute("type") == "file"
 
 
+def test_names_of_models_are_offered_and_others_can_be_typed(page):
+    field = page.until(lambda: page.one("#input-checkpoint"))
+    offered = page.until(
+        lambda: [option.get_attribute("value") for option in page.all("#input-checkpoint-names option")]
+    )
+    assert field.get_attribute("list") == "input-checkpoint-names" and "tiny" in offered
+    assert "tiny-dit" not in offered  # a denoiser by itself
+    page.fill("checkpoint", "mine")
+    page.run()
+    assert "there is no checkpoint 'mine'" in page.until(lambda: page.one("#form-error").text)
+
+
 def test_a_picture_can_be_uploaded_with_the_form(page, tmp_path):
     from PIL import Image as pillow
 

@@ -295,6 +295,20 @@ def test_a_signature_says_types_ranges_and_defaults(server):
     assert (steps["type"], steps["minimum"], steps["maximum"], steps["default"]) == ("integer", 1, 1000, 20)
 
 
+def test_models_are_listed_with_what_they_are_and_not_with_where_they_lie(server):
+    answer = server.get("/v1/models")
+    told = {model["name"]: model for model in answer.json()["models"]}
+    assert told["tiny"]["kind"] == "checkpoint" and told["tiny-dit"]["kind"] == "denoiser"
+    assert told["tiny-open.safetensors"]["kind"] == "lora" and not told["tiny"]["wrong"]
+    assert "/checkpoints/" not in answer.text
+
+
+def test_a_signature_says_which_kinds_of_models_an_input_names(server):
+    properties = server.get("/v1/workflows/text_to_image").json()["inputs"]["properties"]
+    assert properties["checkpoint"]["models"] == ["checkpoint"]
+    assert "models" not in properties["prompt"]
+
+
 def test_inputs_out_of_range_are_refused_with_the_place(server):
     answer = server.post("/v1/workflows/text_to_image/runs", {"steps": 0})
     assert (answer.status_code, answer.json()["problems"][0]["port"]) == (422, "steps")

@@ -45,6 +45,7 @@ CLASSES = {
     "ControlNet": "controlnet",
     "T2IAdapter": "t2i_adapter",
     "Autoencoder": "vae",
+    "CLIPModel": "clip",
     "CLIPVision": "image_encoder",
     "CLIPText": "text_encoder",
     "T5": "text_encoder",
