@@ -13,6 +13,7 @@ import graphengine
 from graphengine.cli import console, main
 from graphengine.errors import AssetError, CheckpointError
 from graphengine.models import checkpoint, library
+from graphengine.models import inventory as inventory_module
 from graphengine.models.inventory import inventory
 from graphengine.models.weights import read_header
 from graphengine.testing import settings
@@ -234,6 +235,16 @@ def test_what_a_checkpoint_lacks_is_told(models, own):
     shutil.copytree(TINY, models / "mine")
     shutil.rmtree(models / "mine" / "vae")
     assert rows(own)["mine"].wrong == "it lacks vae."
+
+
+def test_a_file_that_has_changed_is_read_anew_and_one_that_has_not_is_not(models, own, monkeypatch):
+    path, reads = models / "vae" / "a.safetensors", []
+    published(path, "kl_4_vae_ldm")
+    assert rows(own)["a.safetensors"].kind == "vae"
+    monkeypatch.setattr(inventory_module, "read_header", lambda path: reads.append(path.name) or read_header(path))
+    assert rows(own)["a.safetensors"].kind == "vae" and "a.safetensors" not in reads
+    published(path, "sd1_lora_kohya")
+    assert rows(own)["a.safetensors"].kind == "lora" and "a.safetensors" in reads
 
 
 def test_a_denoiser_by_itself_is_listed_as_one(models, own):

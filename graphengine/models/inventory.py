@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +138,26 @@ def _sentence(error: BaseException) -> str:
 
 
 def _file(path: Path, start: Entry) -> Entry:
-    made = replace(start, bytes=path.stat().st_size, files=(str(path),))
     if path.suffix in PICKLES:
-        return replace(made, kind="pickle", wrong=refusal(path))
+        return replace(start, bytes=path.stat().st_size, files=(str(path),), kind="pickle", wrong=refusal(path))
+    status = path.stat()
+    made = replace(
+        _content(path, status.st_ino, status.st_size, status.st_mtime_ns), name=start.name, folder=start.folder
+    )
+    return made if made.wrong else replace(made, wrong=_amiss(path, made))
+
+
+@lru_cache(maxsize=4096)
+def _content(path: Path, inode: int, size: int, changed: int) -> Entry:
+    """What a file of weights is by itself; remembered until it changes, for people look again and again."""
+    made = Entry("", "", str(path), bytes=size, files=(str(path),))
     try:
         header = read_header(path)
         made = _measured(made, [header])
         identity = identify(header)
     except FAULTS as error:
         return replace(made, wrong=_sentence(error))
-    made = replace(
+    return replace(
         made,
         kind=identity.kind,
         family=identity.family,
@@ -155,7 +166,6 @@ def _file(path: Path, start: Entry) -> Entry:
         method=identity.method,
         parts=dict(identity.parts),
     )
-    return replace(made, wrong=_amiss(path, made))
 
 
 def _measured(entry: Entry, headers: list[dict[str, TensorInfo]]) -> Entry:
