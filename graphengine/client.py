@@ -114,7 +114,7 @@ class RemoteRun:
         self.client, self.id = client, id
 
     def document(self) -> dict[str, Any]:
-        """The run as the server tells it: status, inputs, outputs, problems."""
+        """The run as the server tells it: status, inputs, outputs, problems, notes."""
         return self.client.call("GET", f"/v1/runs/{self.id}")
 
     @property

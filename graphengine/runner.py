@@ -141,7 +141,7 @@ class Runner:
         try:
             while True:
                 note = left.pop(0)
-                logger.warning("node %s: %s", name, note)
+                logger.info("node %s: %s", name, note)
                 self._note(name, note)
                 if models:
                     models.easing.by_blocks = models.easing.by_blocks or note == BY_BLOCKS

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import logging
+from typing import TYPE_CHECKING
 
 from graphengine import Conditioning, Context, Field, Node, Ports, TextEncoder
 from graphengine.values import Guider
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from graphengine.models.family import Encoded
+
+
+def note_words(ctx: Context, encoder: TextEncoder, encoded: Encoded) -> None:
+    """Tell which words of a prompt the model does not see, and which it does not know."""
+    if encoded.cut:
+        ctx.note(f"the prompt is too long for the model; it does not see: {' '.join(encoded.cut)}")
+    if encoded.unknown:
+        ctx.note(f"{encoder.checkpoint} speaks a small language, in which there is no {', '.join(encoded.unknown)}.")
 
 
 class EncodeText(Node, category="conditioning", lane="gpu"):
-    """Encode a prompt with a checkpoint's text encoder.  Words beyond its length are cut, with a warning.
+    """Encode a prompt with a checkpoint's text encoder.  Words beyond its length are cut, and that is noted.
 
     CLIP's encoders read weights: `(word:1.3)` counts 1.3 times, `(word)` 1.1 times, `[word]` 1 / 1.1 times; a backslash
     before a bracket makes it a letter.
@@ -27,8 +36,7 @@ class EncodeText(Node, category="conditioning", lane="gpu"):
         from graphengine.models import prompt_weights
 
         encoded = prompt_weights.encode(ctx.models.text_encoder(self.encoder), self.text)
-        if encoded.cut:
-            logger.warning("the prompt is too long for the model; it does not see: %s", " ".join(encoded.cut))
+        note_words(ctx, self.encoder, encoded)
         made = Conditioning(encoded.features, self.encoder.kind, self.text, encoded.extras)
         return self.Outputs(conditioning=made)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Literal
 
@@ -11,7 +10,8 @@ import numpy as np
 from graphengine import VAE, Conditioning, Context, Field, Image, Latent, Node, Ports, TextEncoder
 from graphengine.models import pieces
 
-logger = logging.getLogger(__name__)
+from .conditioning import note_words
+
 Resizing = Literal["as_trained", "none"]
 
 
@@ -69,7 +69,7 @@ class ReferencePicture(Node, category="conditioning", lane="gpu"):
 class EncodeTextSeeing(Node, category="conditioning", lane="gpu"):
     """Encode a prompt with a text encoder that sees the pictures that the prompt speaks of.
 
-    The network that draws is shown them by ReferencePicture.  Words beyond the encoder's length are cut, with a warning.
+    The network that draws is shown them by ReferencePicture.  Words beyond the encoder's length are cut, and that is noted.
     """
 
     encoder: TextEncoder
@@ -97,7 +97,6 @@ class EncodeTextSeeing(Node, category="conditioning", lane="gpu"):
             raise ValueError(f"the text encoder of {self.encoder.checkpoint} sees no pictures. Use EncodeText.")
         pictures = [image.pixels[0, ..., :3] for image in self.images]
         encoded = encoder.encode_seeing(self.text, pictures, self.resize == "as_trained")
-        if encoded.cut:
-            logger.warning("the prompt is too long for the model; it does not see: %s", " ".join(encoded.cut))
+        note_words(ctx, self.encoder, encoded)
         made = Conditioning(encoded.features, self.encoder.kind, self.text, encoded.extras)
         return self.Outputs(conditioning=made)

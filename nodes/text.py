@@ -9,6 +9,8 @@ import numpy as np
 
 from graphengine import Conditioning, Context, Field, Image, Node, Ports, TextEncoder
 
+from .conditioning import note_words
+
 
 class Tokenize(Node, category="conditioning", lane="gpu"):
     """The tokens of a prompt, with their ids, as each tokenizer of the encoder cuts it, and the words that are not read."""
@@ -31,16 +33,15 @@ class Tokenize(Node, category="conditioning", lane="gpu"):
             raise ValueError(f"the text encoder of {self.encoder.checkpoint} shows no tokens.")
         read = [part.read(self.text) for part in parts]
         limit = min(getattr(part, "limit", 0) for part in parts)
-        cut = list(adapter.encode(self.text).cut)
-        if cut:
-            ctx.note(f"the prompt is too long for the model; it does not see: {' '.join(cut)}")
+        encoded = adapter.encode(self.text)
+        note_words(ctx, self.encoder, encoded)
         return self.Outputs(
             table="\n\n".join(_table(tokens, limit) for tokens in read),
             ids=[number for number, _ in read[0]],
             tokens=[token for _, token in read[0]],
             count=len(read[0]),
             limit=limit,
-            cut=cut,
+            cut=list(encoded.cut),
         )
 
 

@@ -96,12 +96,20 @@ class RunSummary(Told):
     ended: float | None
 
 
+class Note(Told):
+    """A sentence of a node: what it did otherwise than asked, or could not do."""
+
+    node: str
+    note: str
+
+
 class RunDocument(RunSummary):
     """A run, whole."""
 
     inputs: dict[str, Any]
     outputs: dict[str, list[Item]]
     problems: list[Fault]
+    notes: list[Note] = Field(description="what was done otherwise than asked, once it has ended")
 
 
 class RunPage(Told):

@@ -240,6 +240,8 @@ function hear(event) {
     parts.note.textContent = `${event.node} ${event.done}/${event.total}${left > 1 ? `, ${Math.ceil(left)} s left` : ""}`;
     parts.bar.value = ((parts.through ?? 0) + event.done / event.total) / Math.max(1, parts.work ?? 1);
     if (event.preview) parts.image.src = event.preview;
+  } else if (event.event === "node_note") {
+    parts.title.append(element("small", { className: "note", textContent: event.note }));
   } else if (event.event === "node_finished") {
     parts.through = (parts.through ?? 0) + 1;
     parts.bar.value = parts.through / Math.max(1, parts.work ?? 1);
@@ -290,7 +292,8 @@ function tile(run, path, item) {
   const title = String(run.inputs.prompt ?? run.workflow.replaceAll("_", " "));
   const image = element("img", { alt: title, loading: "lazy", width: item.width, height: item.height });
   picture(image, path);
-  const button = element("button", { type: "button" }, image, element("span", { textContent: title }));
+  const notes = run.notes.map((told) => element("small", { textContent: told.note }));
+  const button = element("button", { type: "button" }, image, element("span", { textContent: title }), ...notes);
   button.addEventListener("click", () => showRecipe(run, image, title));
   return element("li", {}, button);
 }
@@ -301,6 +304,7 @@ function showRecipe(run, image, title) {
   Object.assign($("recipe-picture"), { src: image.src, alt: title });
   Object.assign($("save"), { href: image.src, download: `${run.workflow}_${run.id}.png` });
   const facts = { workflow: run.workflow, ...run.inputs, made: new Date(run.ended * 1000).toLocaleString() };
+  if (run.notes.length) facts.note = run.notes.map((note) => note.note).join("\n");
   $("recipe-inputs").replaceChildren(
     ...Object.entries(facts).flatMap(([key, value]) => [
       element("dt", { textContent: key }),

@@ -113,6 +113,15 @@ def test_nodes_lists_and_shows(capsys):
     assert "Did you mean Sampler?" in capsys.readouterr().err
 
 
+def test_words_that_the_model_does_not_know_are_told_and_stand_in_the_recipe(tmp_path, capsys):
+    words = "--prompt", "a (shiny:1.2) red circle and a wombat", "--steps", "1", "--out", str(tmp_path)
+    assert call("run", "text_to_image", *words) == 0
+    told = "note prompt: tiny speaks a small language, in which there is no shiny, wombat."
+    assert told in capsys.readouterr().err
+    assert call("show", str(tmp_path / "text_to_image_00001.png")) == 0
+    assert told in capsys.readouterr().out
+
+
 def test_explain_says_which_input_changed_from_what_to_what(capsys):
     call(*QUICK)
     capsys.readouterr()

@@ -103,7 +103,7 @@ def document() -> dict:
             "type": "InstructLatent",
             "inputs": {"vae": link("editor.vae"), "image": link("hint.image")},
         },
-        "order": {"type": "EncodeText", "inputs": {"encoder": link("editor.text_encoder"), "text": "make it red"}},
+        "order": {"type": "EncodeText", "inputs": {"encoder": link("editor.text_encoder"), "text": "a red circle"}},
         "edit": sampler("editor", "order", "picture", "order"),
         "decode_edited": {
             "type": "VAEDecode",

@@ -129,6 +129,13 @@ def test_names_of_models_are_offered_and_others_can_be_typed(page):
     assert "there is no checkpoint 'mine'" in page.until(lambda: page.one("#form-error").text)
 
 
+def test_what_a_run_did_otherwise_than_asked_stands_under_its_picture(page):
+    page.fill("prompt", "a red wombat on a white background")
+    page.run()
+    told = "tiny speaks a small language, in which there is no wombat."
+    assert page.until(lambda: told in [note.text for note in page.all("#gallery small")])
+
+
 def test_a_picture_can_be_uploaded_with_the_form(page, tmp_path):
     from PIL import Image as pillow
 

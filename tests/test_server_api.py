@@ -49,6 +49,13 @@ def test_a_picture_from_the_server_carries_its_recipe(server, painted, tmp_path)
     assert read_recipe(tmp_path / "made.png")["inputs"]["prompt"] == PROMPT
 
 
+def test_a_run_that_has_ended_says_what_it_did_otherwise_than_asked(server, painted):
+    assert painted["notes"] == []
+    inputs = {"prompt": "a red wombat on a white background", "steps": 1}
+    ended = server.ended(server.submit("text_to_image", inputs=inputs))
+    assert [note["node"] for note in ended["notes"]] == ["prompt"] and "wombat" in ended["notes"][0]["note"]
+
+
 def test_every_problem_of_a_workflow_is_told_at_once(server):
     nodes = {"a": {"type": "Nope"}, "b": {"type": "EmptyLatent", "inputs": {"width": "x"}}}
     answer = server.post("/v1/runs", {"workflow": {"graphengine": 1, "nodes": nodes}})

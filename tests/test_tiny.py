@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as pillow
 
 from graphengine import Engine, NodeError, Settings, Workflow
+from graphengine.models.clip import ClipEncoder
+from graphengine.models.source import EMBEDDED, Source
 from graphengine.testing import settings
 from graphengine.training.checker import facts, read
+from graphengine.training.evaluate import held_out
 from graphengine.training.scenes import Scene, Thing, caption, draw
 
 PROMPTS = [
@@ -36,6 +40,14 @@ def levels(image):
 
 def save(engine, name, picture):
     pillow.fromarray(picture).save(engine.settings.input_folder / name)
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-edit"])
+def test_the_model_knows_every_word_of_its_language_and_says_which_it_does_not(model):
+    scenes = [scene for kind in ("one thing", "two things", "patterned ground") for scene in held_out(kind, 60, 1)]
+    encoder = ClipEncoder(Source(EMBEDDED / model), "text_encoder", "tokenizer", "cpu", torch.float32)
+    assert encoder.unknown(" ".join(map(caption, scenes))) == ()
+    assert encoder.unknown("A Red, RED wombat; 3 wombats") == ("wombat", "wombats")
 
 
 def test_prompts_become_pictures_of_what_they_say(engine, workflows):

@@ -44,6 +44,9 @@ def show(
     for title, values in facts.items():
         told = ", ".join(f"{k} {_short(v)}" for k, v in (values or {}).items())
         out.print(f"\n{title}: {escape(told)}")
+    for node, notes in recipe.get("notes", {}).items():
+        for note in notes:
+            out.print(f"\n[yellow]note[/] {escape(node)}: {escape(note)}")
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from rich.markup import escape
+
 from graphengine import events
 from graphengine.cli.console import err, line
 from graphengine.workflow import Workflow
@@ -32,6 +34,8 @@ def _lines(run: Followed) -> None:
     for event in run.events():
         if isinstance(event, events.NodeFinished) and event.seconds >= 0.1:
             err.print(f"{event.node}: {event.seconds:.1f} s", markup=False)
+        elif isinstance(event, events.NodeNote):
+            _note(event)
 
 
 def _bars(run: Followed, workflow: Workflow) -> None:
@@ -57,6 +61,13 @@ def _bars(run: Followed, workflow: Workflow) -> None:
                     bars.reset(node, description=f"  {event.node}", total=None, visible=True)
                 case events.NodeProgress():
                     bars.update(node, completed=event.done, total=event.total)
+                case events.NodeNote():
+                    _note(event)
                 case events.NodeFinished():
                     bars.update(whole, advance=1)
                     bars.update(node, visible=False)
+
+
+def _note(event: events.NodeNote) -> None:
+    """What was done otherwise than asked stays on the screen."""
+    err.print(f"[yellow]note[/] {escape(event.node)}: {escape(event.note)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from graphengine.models.tokenizer import every_token, open_tokenizer
 
 SHORTEST = 3
 """A beginning, a word and an end."""
+FEW = 2000
+"""Tokens of a vocabulary that is made of a model's own few words; that of CLIP has 49,408."""
+WORD = re.compile(r"[^\W\d_]+")
 
 
 class ClipEncoder:
@@ -52,6 +56,14 @@ class ClipEncoder:
             cut = self._tokenizer.convert_ids_to_tokens(every[self._length - 2 :])
             ids = known_ids(torch.tensor([made["input_ids"]]), self.network)
         return ids, tuple(token.removesuffix("</w>") for token in cut)
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """Words that a vocabulary of few words has no token for: they are spelt, and mean nothing to the model."""
+        if len(self._tokenizer) > FEW:
+            return ()
+        words = dict.fromkeys(WORD.findall(text))
+        with refusing("the tokenizer cannot read the prompt"):
+            return tuple(word for word in words if len(self._tokenizer.tokenize(word)) > 1)
 
     def places(self, text: str) -> list[tuple[int, int] | None]:
         """For each row of the features: where its token begins and ends in the text, None for marks and padding."""

@@ -149,11 +149,15 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What a text encoder makes of one prompt, on the CPU: features `[1, N, D]`, extras `[1, ...]`, the words cut off."""
+    """What a text encoder makes of one prompt, on the CPU: features `[1, N, D]`, extras `[1, ...]`.
+
+    `cut` are the words that did not fit, `unknown` those that the model's language does not have.
+    """
 
     features: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     cut: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 class DenoiserAdapter(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +55,14 @@ def document(row: dict[str, Any]) -> dict[str, Any]:
     if "outputs" in row:
         made["outputs"] = json.loads(row["outputs"] or "{}")
         made["problems"] = json.loads(row["problems"] or "[]")
+        made["notes"] = list(_notes(row["events"] or ""))
         submitted = json.loads(row["body"])
         made["inputs"] = submitted.get("inputs", {})
     return made
+
+
+def _notes(events: str) -> Iterator[dict[str, str]]:
+    """What nodes noted in a run that has ended: what was done otherwise than asked."""
+    for line in events.split("\n"):
+        if '"node_note"' in line and (told := json.loads(line))["event"] == "node_note":
+            yield {"node": told["node"], "note": told["note"]}

@@ -96,4 +96,4 @@ class Text:
 
     def encode(self, text: str) -> Encoded:
         ids, cut = self._encoder.tokens(text)
-        return Encoded(self._encoder.features(ids), cut=cut)
+        return Encoded(self._encoder.features(ids), cut=cut, unknown=self._encoder.unknown(text))
