@@ -19,7 +19,7 @@ from typing import Any
 from graphengine.errors import GraphEngineError
 from graphengine.graph import Graph, Task
 from graphengine.machine import WEIGHTS_SHARE, device_memory, resident_memory, total_memory
-from graphengine.models.assets import existing
+from graphengine.models.assets import input_picture
 from graphengine.models.estimate import Part, Size, patched_weights
 from graphengine.node import Context, Services
 from graphengine.settings import Settings
@@ -219,7 +219,7 @@ class _Walk:
         from PIL import Image as pillow
 
         try:
-            with pillow.open(existing(self.settings.input_folder, name, "image")) as picture:
+            with pillow.open(input_picture(self.settings, name)) as picture:
                 return Size(1, *picture.size)
         except (GraphEngineError, OSError, ValueError):
             return None

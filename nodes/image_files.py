@@ -9,7 +9,7 @@ from typing import Any
 
 from graphengine import Context, Field, File, Image, Mask, Node, Ports, Settings
 from graphengine.fingerprint import file_digest
-from graphengine.models.assets import existing, inside, write_numbered
+from graphengine.models.assets import input_picture, inside, write_numbered
 
 
 class LoadImage(Node, category="image", lane="io"):
@@ -23,12 +23,12 @@ class LoadImage(Node, category="image", lane="io"):
 
     @classmethod
     def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
-        return {"digest": file_digest(existing(settings.input_folder, inputs["file"], "image"))}
+        return {"digest": file_digest(input_picture(settings, inputs["file"]))}
 
     def run(self, ctx: Context) -> Outputs:
         from graphengine.pictures import open_picture
 
-        path = existing(ctx.settings.input_folder, self.file, "image")
+        path = input_picture(ctx.settings, self.file)
         pixels = open_picture(path, ctx.settings.pixel_limit)
         return self.Outputs(image=Image(pixels[None, ..., :3]), mask=Mask(pixels[None, ..., 3]))
 

@@ -108,6 +108,15 @@ def test_a_picture_outside_the_input_folder_is_refused(engine):
         load(engine, "../secret.png")
 
 
+def test_an_example_that_ships_is_found_from_any_folder_and_the_user_s_own_comes_first(engine):
+    assert load(engine, "workflows/example.png")["image"].size == (64, 64)
+    (engine.settings.input_folder / "workflows").mkdir()
+    put(engine, "workflows/example.png", np.zeros((4, 6, 3), np.uint8))
+    assert load(engine, "workflows/example.png")["image"].size == (6, 4)
+    with pytest.raises(GraphError, match="lies outside"):
+        load(engine, "workflows/../../secret.png")
+
+
 def test_a_picture_that_changed_on_disk_is_loaded_again(engine):
     put(engine, "a.png", np.zeros((2, 2, 3), np.uint8))
     assert load(engine, "a.png")["image"].pixels.max() == 0

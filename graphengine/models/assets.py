@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphengine.errors import AssetError, did_you_mean
+from graphengine.settings import Settings, bundled_workflows
 
 PART = re.compile(r"\..+\.[0-9a-f]{8}\.\w+")
 """The name of a file that is being written."""
@@ -45,6 +46,21 @@ def existing(folder: Path, name: str, what: str = "file") -> Path:
             f"there is no {what} {name!r} in the folder {folder.resolve().name!r}.{' ' + hint if hint else ''}"
         )
     return path
+
+
+def input_picture(settings: Settings, name: str) -> Path:
+    """A picture in the input folder, or an example that comes with the workflows: those run from any folder.
+
+    Raises:
+        AssetError: there is none, or it would lie outside.
+    """
+    path = inside(settings.input_folder, name, "image")
+    folder, _, file = name.partition("/")
+    if folder == "workflows" and file and not path.is_file():
+        shipped = inside(bundled_workflows(), file, "image")
+        if shipped.is_file():
+            return shipped
+    return existing(settings.input_folder, name, "image")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
