@@ -27,6 +27,7 @@ from graphengine.settings import Settings
 
 from . import protocol
 from .configuration import Configuration
+from .crew import Crew
 from .hub import SEQUENCE, Hub, event, sequence
 from .ledger import Ledger
 from .line import Line
@@ -40,7 +41,7 @@ AHEAD = 10
 
 
 class Dispatcher:
-    """Owns the workers and the queue in memory."""
+    """Owns the queue in memory, and hands its runs to the crew."""
 
     def __init__(
         self,
@@ -52,20 +53,19 @@ class Dispatcher:
         spares: list[Spare],
     ):
         self.configuration, self.ledger, self.hub = configuration, ledger, hub
-        self._setup = {"settings": settings.model_dump(mode="json"), "files": files}
-        self._quarantine: list[str] = []
-        self._spares = spares
         self.line = Line()
-        self.workers: list[WorkerProcess] = []
-        self.clerk = self._made("clerk")
-        self.paused = self.draining = False
+        self.crew = Crew(configuration, settings, files, spares, self._heard, self._lost)
+        self.paused = False
         self.totals: Counter[str] = Counter()
-        self.restarts = 0
-        self.previews = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = 0
         self._ends: deque[float] = deque(maxlen=1000)
         self.on_end: Callable[[str], None] = lambda run: None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server stops: no run is claimed any more."""
+        return self.crew.dismissed
 
     # Coming and going
 
@@ -76,9 +76,8 @@ class Dispatcher:
         for entry, client in await self.ledger.do(RunStore.waiting):
             self.hub.stream(entry.id).add([event("queued", entry.id, 0, workflow=entry.workflow)])
             self.add(entry, client)
-        self.spawn(self._keep("clerk"))
-        for number in range(self.configuration.workers):
-            self.spawn(self._keep(f"worker-{number + 1}"))
+        for name in self.crew.names:
+            self.spawn(self.crew.keep(name))
         self.spawn(self._look())
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -95,11 +94,11 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Claim nothing more, let runs finish for a while, give the rest back, and end the workers."""
-        self.draining = True
+        self.crew.dismissed = True
         until = time.monotonic() + self.configuration.drain
-        while any(worker.held for worker in self.workers) and time.monotonic() < until:
+        while any(worker.held for worker in self.crew.workers) and time.monotonic() < until:
             await asyncio.sleep(0.05)
-        for worker in [self.clerk, *self.workers]:
+        for worker in self.crew.everyone:
             worker.leaving = True
             held, worker.held = list(worker.held.values()), {}
             worker.kill()
@@ -109,38 +108,6 @@ class Dispatcher:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _made(self, name: str) -> WorkerProcess:
-        setup = protocol.Setup(
-            **self._setup, node_limit=self.configuration.node_limit, quarantine=list(self._quarantine)
-        )
-        return WorkerProcess(name, setup, self._heard, self._spares)
-
-    async def _keep(self, name: str) -> None:
-        """Keep one process running: start it, and again when it has ended."""
-        pause = 0.1
-        while not self.draining:
-            worker = self._made(name)
-            if name == "clerk":
-                self.clerk = worker
-            else:
-                if not self.clerk.ready.is_set():  # requests first, then what runs them
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.clerk.ready.wait(), 5)
-                self.workers.append(worker)
-            started = time.monotonic()
-            await worker.run()
-            if name != "clerk":
-                self.workers.remove(worker)
-                await self._lost(worker)
-            if worker.leaving or self.draining:
-                continue
-            self.restarts += 1
-            if worker.loading and worker.loading not in self._quarantine:
-                logger.warning("the plugin %s took %s down when it was imported; it is left out", worker.loading, name)
-                self._quarantine.append(worker.loading)
-            pause = 0.1 if time.monotonic() - started > 10 else min(10.0, pause * 2)
-            await asyncio.sleep(pause if not worker.ready.is_set() else 0.01)
 
     # The queue
 
@@ -164,14 +131,8 @@ class Dispatcher:
             self.spawn(self._claim(entry, client, worker))
 
     def _room(self, alone: bool) -> WorkerProcess | None:
-        """The worker that has least in hand; for a run that is to be alone, one that has nothing."""
-        fit = [w for w in self.workers if w.ready.is_set() and not w.leaving and w.alone is None]
-        if not fit:
-            return None
-        worker = min(fit, key=lambda w: len(w.held) + w.reserved)
-        load = len(worker.held) + worker.reserved
-        most = 1 if alone else self.configuration.capacity + self._recent() // AHEAD
-        return worker if load < most else None
+        """A worker that has room."""
+        return self.crew.room(alone, self._recent() // AHEAD)
 
     def _recent(self) -> int:
         """How many runs have ended within the last second: short ones are handed out ahead, a tenth of a second's worth."""
@@ -198,7 +159,7 @@ class Dispatcher:
 
     async def _hand(self, worker: WorkerProcess, held: Held, body: str) -> None:
         """Give a claimed run to a worker, or back to the queue when that has gone meanwhile."""
-        if worker not in self.workers or worker.leaving:
+        if worker not in self.crew.workers or worker.leaving:
             await self._give_back(held, alone=False, loss=False)
             return
         worker.held[held.run] = held
@@ -208,7 +169,7 @@ class Dispatcher:
 
     def _heard(self, worker: WorkerProcess, message: Any) -> None:
         if isinstance(message, protocol.Hello):
-            worker.send(protocol.Watch(previews=self.previews > 0))
+            worker.send(protocol.Watch(previews=self.crew.previews > 0))
             self.pump()
             return
         held = worker.held.get(message.run)
@@ -309,11 +270,8 @@ class Dispatcher:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
-            for worker in [self.clerk, *self.workers]:
-                worker.expire(now)
-                if worker.pid and now - worker.last_beat > self.configuration.silence:
-                    logger.warning("worker %s has been silent for %.0f s", worker.name, now - worker.last_beat)
-                    worker.kill()
+            self.crew.look_after(now)
+            for worker in self.crew.everyone:
                 for held in list(worker.held.values()):
                     if held.cancel_by is not None and now > held.cancel_by and not held.over:
                         await self._give_up(worker, held, "cancelled", None)
@@ -326,7 +284,7 @@ class Dispatcher:
         held.over, worker.leaving = True, True
         del worker.held[held.run]
         worker.kill()
-        self.restarts += 1
+        self.crew.restarts += 1
         await self._finish(held, status, problem)
 
     # What people ask for
@@ -365,7 +323,7 @@ class Dispatcher:
             after = sequence(stream.lines[-1]) + 1 if stream.lines else SEQUENCE - 1
             self._told(run, "cancelled", [event("run_cancelled", run, after)])
         if status == "running":
-            for worker in self.workers:
+            for worker in self.crew.workers:
                 if held := worker.held.get(run):
                     held.cancel_by = time.monotonic() + self.configuration.grace
                     worker.send(protocol.Cancel(run=run))
@@ -382,17 +340,6 @@ class Dispatcher:
         await self.ledger.do(lambda store: store.pause(yes))
         self.paused = yes
         self.pump()
-
-    def watch(self, change: int) -> None:
-        """Somebody begins (+1) or ceases (-1) to look at runs under way: previews are made only then."""
-        before, self.previews = self.previews > 0, self.previews + change
-        if before != (self.previews > 0):
-            for worker in self.workers:
-                worker.send(protocol.Watch(previews=self.previews > 0))
-
-    @property
-    def running(self) -> int:
-        return sum(len(worker.held) for worker in self.workers)
 
 
 def log(lines: list[str]) -> str:

@@ -43,7 +43,7 @@ async def follow_run(house: House, request: web.Request, query: After) -> web.St
     )
     await response.prepare(request)
     position = stream.start(after)
-    house.dispatcher.watch(+1)
+    house.dispatcher.crew.watch(+1)
     try:
         while True:
             lines = stream.lines[position:]
@@ -55,7 +55,7 @@ async def follow_run(house: House, request: web.Request, query: After) -> web.St
             if not await stream.wait(position, HEARTBEAT_SECONDS):
                 await response.write(b": still here\n\n")
     finally:
-        house.dispatcher.watch(-1)
+        house.dispatcher.crew.watch(-1)
     return response
 
 
@@ -90,7 +90,7 @@ async def follow_all(house: House, request: web.Request, query: Feed) -> web.Str
     if transport is None:
         return socket
     listener = house.hub.listen(transport, query.after, query.run)
-    house.dispatcher.watch(+1)
+    house.dispatcher.crew.watch(+1)
     lost = asyncio.ensure_future(listener.lost.wait())
     lost.add_done_callback(lambda done: None if done.cancelled() else transport.abort())
     try:
@@ -100,5 +100,5 @@ async def follow_all(house: House, request: web.Request, query: Feed) -> web.Str
     finally:
         lost.cancel()
         house.hub.leave(listener)
-        house.dispatcher.watch(-1)
+        house.dispatcher.crew.watch(-1)
     return socket

@@ -26,8 +26,8 @@ async def readyz(house: House, request: web.Request) -> web.StreamResponse:
     free = await asyncio.to_thread(lambda: shutil.disk_usage(house.configuration.data_folder).free)
     checks = {
         "store": house.ledger.alive and house.ledger.healthy,
-        "clerk": house.dispatcher.clerk.ready.is_set(),
-        "workers": any(worker.ready.is_set() for worker in house.dispatcher.workers),
+        "clerk": house.dispatcher.crew.clerk.ready.is_set(),
+        "workers": any(worker.ready.is_set() for worker in house.dispatcher.crew.workers),
         "disk": free > DISK_FLOOR,
         "accepting": not house.dispatcher.draining,
     }
@@ -46,18 +46,20 @@ class Collector:
 
         dispatcher = self.house.dispatcher
         yield GaugeMetricFamily("graphengine_runs_waiting", "runs in the queue", len(dispatcher.line))
-        yield GaugeMetricFamily("graphengine_runs_running", "runs in the hands of workers", dispatcher.running)
+        yield GaugeMetricFamily("graphengine_runs_running", "runs in the hands of workers", dispatcher.crew.running)
         yield GaugeMetricFamily("graphengine_queue_paused", "1 while the queue is paused", int(dispatcher.paused))
-        ready = sum(worker.ready.is_set() for worker in dispatcher.workers)
+        ready = sum(worker.ready.is_set() for worker in dispatcher.crew.workers)
         yield GaugeMetricFamily("graphengine_workers_ready", "workers that take runs", ready)
         yield GaugeMetricFamily("graphengine_listeners", "readers of the feed", len(self.house.hub.listeners))
-        yield CounterMetricFamily("graphengine_worker_restarts", "workers that had to be replaced", dispatcher.restarts)
+        yield CounterMetricFamily(
+            "graphengine_worker_restarts", "workers that had to be replaced", dispatcher.crew.restarts
+        )
         ended = CounterMetricFamily("graphengine_runs_ended", "ended runs by status", labels=["status"])
         for status in ("finished", "failed", "cancelled"):
             ended.add_metric([status], dispatcher.totals[status])
         yield ended
         memory = GaugeMetricFamily("graphengine_worker_memory_bytes", "peak memory by worker", labels=["worker"])
-        for worker in [dispatcher.clerk, *dispatcher.workers]:
+        for worker in dispatcher.crew.everyone:
             memory.add_metric([worker.name], worker.memory)
         yield memory
 

@@ -63,7 +63,7 @@ class House:
         until = time.monotonic() + ASK_SECONDS
         while True:
             try:
-                return await self.dispatcher.clerk.ask(what, body, max(0.1, until - time.monotonic()))
+                return await self.dispatcher.crew.clerk.ask(what, body, max(0.1, until - time.monotonic()))
             except WorkerLost:
                 if time.monotonic() > until:
                     raise

@@ -163,7 +163,7 @@ async def change_run(house: House, request: web.Request) -> web.StreamResponse:
 @route("GET", "/v1/queue", "How long the queue is", answers={200: QueueState})
 async def show_queue(house: House, request: web.Request) -> web.StreamResponse:
     dispatcher = house.dispatcher
-    return answer({"paused": dispatcher.paused, "waiting": len(dispatcher.line), "running": dispatcher.running})
+    return answer({"paused": dispatcher.paused, "waiting": len(dispatcher.line), "running": dispatcher.crew.running})
 
 
 @route("POST", "/v1/queue/pause", "Start no more runs", answers={200: QueueState, 507: None})

@@ -154,8 +154,8 @@ async def check_workflow(house: House, request: web.Request) -> web.StreamRespon
 )
 async def explain_workflow(house: House, request: web.Request) -> web.StreamResponse:
     body = await read_body(house, request)
-    workers = [worker for worker in house.dispatcher.workers if worker.ready.is_set()]
-    process = workers[0] if workers else house.dispatcher.clerk  # a worker knows what it holds in memory, too
+    workers = [worker for worker in house.dispatcher.crew.workers if worker.ready.is_set()]
+    process = workers[0] if workers else house.dispatcher.crew.clerk  # a worker knows what it holds in memory, too
     return answer((await process.ask("explain", body, 20)).body)
 
 
