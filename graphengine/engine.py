@@ -36,7 +36,6 @@ from graphengine.workflow import Workflow
 
 Status = Literal["queued", "running", "finished", "failed", "cancelled"]
 RECENT = 32
-HANDLES = "handles on models are made anew in every process"
 AT_ONCE = 1000
 """Nodes of a workflow that is prepared where it is submitted, if it was here before; that takes microseconds a node."""
 Known = tuple[Workflow, Graph, Keys]
@@ -286,24 +285,24 @@ class Engine:
         task = graph.tasks[position]
         if not task.info.facts.cached:
             return "this type of node is never cached."
-        before, handles = None, any(_never_kept(port) for port in task.info.outputs.values())
+        before = None
         if self.cache and self.cache.disk:
             before = self.cache.disk.noted(note_name(graph.workflow, task.id))
+        if before is not None:
+            now = parts(task, keys, position, self.fingerprinter.identity(task.info))
+            if differences := [*_differences(before, now)]:
+                return "; ".join(differences) + "."
+            if task.info.facts.effect and self.cache and self.cache.where(keys.keys[position]):
+                return "what it wrote is not there any more."
+            if before.get("identity") != now["identity"]:
+                return "the code of the node, its plugin, or a numeric setting (device, dtype, torch) changed."
         sources = sorted({graph.tasks[w.source].id for w in task.wires if w.source in misses})
         behind = f"; it reads {', '.join(sources)}, which has to be computed" if sources else ""
+        if any(_never_kept(port) for port in task.info.outputs.values()):
+            return f"handles on models are made anew in every process{behind}."
         if before is None:
-            if handles:
-                return f"{HANDLES}{behind}."
             return f"it was never computed here, or too quickly to be worth keeping{behind}."
-        now = parts(task, keys, position, self.fingerprinter.identity(task.info))
-        differences = [*_differences(before, now)]
-        if differences:
-            return "; ".join(differences) + "."
-        if task.info.facts.effect and self.cache and self.cache.where(keys.keys[position]):
-            return "what it wrote is not there any more."
-        if before.get("identity") != now["identity"]:
-            return "the code of the node, its plugin, or a numeric setting (device, dtype, torch) changed."
-        return f"{HANDLES}{behind}." if handles else "it was computed before, but its outputs made room for others."
+        return "it was computed before, but its outputs made room for others."
 
 
 def _never_kept(port: Port) -> bool:

@@ -144,7 +144,7 @@ class Node(BaseModel):
 
     def run(self, ctx: Context) -> Any:
         """Compute the outputs.  May return a `Workflow` fragment instead, which then takes the node's place."""
-        raise NotImplementedError(f"{type(self).__name__} has no run method")
+        raise NotImplementedError(f"{type(self).__name__} has no run method")  # `describe` refuses it before it can run
 
     @classmethod
     def outside(cls, inputs: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:

@@ -126,16 +126,18 @@ function field(key, schema, value) {
   }
   if (preset !== undefined && !["file", "checkbox"].includes(control.type)) control.value = preset;
   Object.assign(control, { id, name: key });
-  const list = element("datalist", { id: `${id}-names` });
-  if (schema.models) {
-    control.setAttribute("list", list.id);
-    offer(list, schema.models);
-  }
   const label = element("label", { htmlFor: id, textContent: key.replaceAll("_", " ") });
   const hint = `${schema.description ?? ""}${limits}`;
   if (hint.trim()) label.append(element("small", { textContent: hint }));
   const long = ["textarea", "file"].includes(control.type) || key === "negative";
-  return element("div", { className: long ? "long" : "" }, label, control, ...(schema.models ? [list] : []));
+  const made = element("div", { className: long ? "long" : "" }, label, control);
+  if (schema.models) {
+    const list = element("datalist", { id: `${id}-names` });
+    control.setAttribute("list", list.id);
+    made.append(list);
+    offer(list, schema.models);
+  }
+  return made;
 }
 
 async function valueOf(control, schema) {

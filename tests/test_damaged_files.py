@@ -94,7 +94,7 @@ def test_a_picture_outside_the_input_folder_is_refused(tmp_path, told, monkeypat
     assert "lies outside the folder" in told(document)
 
 
-@pytest.mark.parametrize("name", ["../out", "/tmp/out", "link/out"])
+@pytest.mark.parametrize("name", ["../out", "/elsewhere/out", "link/out"])
 def test_a_picture_is_not_saved_outside_the_output_folder(tmp_path, told, name):
     png(tmp_path / "picture.png")
     outside = tmp_path / "outside"

@@ -124,7 +124,7 @@ def entry(found: Found) -> Entry:
         if found.path.is_file():
             made = _file(found.path, start)
         else:
-            made = _checkpoint(found.path, start) if _is_checkpoint(found.path) else _part(found.path, start)
+            made = _checkpoint(found.path, start) if library.is_checkpoint(found.path) else _part(found.path, start)
     except FAULTS as error:
         made = replace(start, wrong=_sentence(error))
     return replace(made, wrong=" ".join(filter(None, (found.hidden, made.wrong))))
@@ -190,10 +190,6 @@ def _amiss(path: Path, entry: Entry) -> str:
     if entry.kind == "denoiser" and entry.variant not in {**MODELS, **MODEL_OF}:
         return f"a denoiser of {entry.family} ({entry.variant}) cannot be loaded from a file that holds nothing else."
     return ""
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file() or any((folder / part).is_dir() for part in (*DENOISERS, "vae"))
 
 
 def _checkpoint(folder: Path, start: Entry) -> Entry:
