@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import picture_models
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 from steered_models import Place, link
@@ -22,6 +23,7 @@ from graphengine.models import autoencoder, clip, source, variant
 from graphengine.models.checkpoint import find
 from graphengine.models.families import stable_diffusion
 from graphengine.models.memory import ModelMemory
+from graphengine.models.weights import load_tensors
 from graphengine.store.disk import DiskStore
 from graphengine.testing import settings
 from graphengine.values import Image, arrays
@@ -291,6 +293,20 @@ def test_errors_that_say_that_memory_ran_out_are_known(error, wanted):
     wrapped = ValueError("something failed")
     wrapped.__cause__ = error
     assert out_of_memory(wrapped) is wanted
+
+
+def test_a_file_that_cannot_be_mapped_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_file({"unet.a": torch.randn(3, 4), "unet.b": torch.randn(2).half(), "vae.c": torch.ones(1)}, path)
+    mapped = load_tensors([path], torch.float32, "unet.")
+
+    def refused(*_):
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr(safetensors, "safe_open", refused)
+    read = load_tensors([path], torch.float32, "unet.")
+    assert read.keys() == mapped.keys() == {"a", "b"}
+    assert all(torch.equal(read[name], mapped[name]) for name in read)
 
 
 def test_a_cache_entry_that_there_is_no_memory_to_read_is_not_called_damaged(tmp_path, monkeypatch):

@@ -220,6 +220,20 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder.parent.name}/{folder.name} holds no .safetensors file.")
 
 
+def _mapped(path: Path, prefix: str) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is no dict
+        return {name[len(prefix) :]: file.get_tensor(name) for name in names}
+
+
+def _read(path: Path, prefix: str) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
+    return {n[len(prefix) :]: tensor for n, tensor in load(path.read_bytes()).items() if n.startswith(prefix)}
+
+
 def load_tensors(files: list[Path], dtype: torch.dtype | None, prefix: str = "") -> dict[str, Tensor]:
     """Tensors by name from mapped files; those whose name starts with `prefix`, without it.
 
@@ -228,7 +242,7 @@ def load_tensors(files: list[Path], dtype: torch.dtype | None, prefix: str = "")
     Raises:
         CheckpointError: a file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     tensors: dict[str, Tensor] = {}
     for path in files:
@@ -236,10 +250,10 @@ def load_tensors(files: list[Path], dtype: torch.dtype | None, prefix: str = "")
             tensors |= gguf_file().load_tensors(path, dtype, prefix)
             continue
         try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no dict
-                    if name.startswith(prefix):
-                        tensors[name[len(prefix) :]] = file.get_tensor(name)
+            try:
+                tensors |= _mapped(path, prefix)
+            except MemoryError:  # no addresses are left for a map, but the allocator may have kept some memory
+                tensors |= _read(path, prefix)
         except (SafetensorError, OSError) as error:
             if out_of_memory(error):
                 raise
